@@ -1,0 +1,181 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""One engine's liveness, put together: threads that beat, watch and scan.
+
+:class:`Liveness` needs no framework; :func:`service` wraps it in an oslo.service ``Service``
+for ``heat-liveness-agent``.  oslo.service freezes the threading model of a process when it
+is imported, so it is imported only there.
+
+Three threads.  The *heart* beats, and does nothing else, so that no slow work delays it.
+The *watchdog* looks at the gate.  The *scanner* observes and takes over; it belongs to the
+caller where the caller has timers of his own.
+
+Whatever declares this engine dead ends its process at once, without unwinding: code that
+is still running in other threads must not get another chance to write.
+"""
+
+import logging
+import os
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from heat_liveness import clock as clocks
+from heat_liveness import conf, detection, errors, fence, membership, takeover
+from heat_liveness import engine as engines
+from heat_liveness.db.database import Database
+from heat_liveness.db.journal import Journal
+from heat_liveness.db.members import Members
+from heat_liveness.work import Context, WorkStore
+
+LOG = logging.getLogger(__name__)
+
+EXIT_DEAD = 75
+"""Exit status of an engine that was declared dead: temporary failure, start it again."""
+
+WorkFactory = Callable[[Context], WorkStore]
+
+
+def end_process(reason: str) -> None:
+    """End this process now, without unwinding any thread."""
+    LOG.critical('%s', reason)
+    logging.shutdown()
+    os._exit(EXIT_DEAD)
+
+
+class Liveness:
+    """An engine that lives: it beats, watches the others, and takes over."""
+
+    def __init__(self, identity: engines.Identity, settings: conf.Settings, database: Database,
+                 work: WorkFactory, *, clock: clocks.Clock | None = None,
+                 timer: membership.Timer | None = None, chance: random.Random | None = None,
+                 end: Callable[[str], None] = end_process) -> None:
+        """Put the parts together; nothing is started and nothing written.
+
+        :param work: makes the work store
+        :param end: ends the process when the engine is dead
+        :raises ConfigError: the kernel gives no timer on CLOCK_BOOTTIME
+        """
+        self.identity = identity
+        self._settings = settings
+        self._database = database
+        self._clock = clock or clocks.BootClock()
+        self._end = end
+        self.gate = fence.Gate(settings.fence_time, self._clock)
+        members = Members(database)
+        chance = chance or random.Random()  # noqa: S311 - spreads load, hides nothing
+        self.membership = membership.Membership(
+            identity, settings, members, self.gate, timer or _kernel_timer(), self._clock, chance)
+        self.work = work(Context(identity=identity, settings=settings, database=database,
+                                 gate=self.gate, clock=self._clock))
+        self.observer = detection.Observer(self.membership, settings, members, self._clock)
+        self.takeover = takeover.Takeover(identity, settings, self.work, members,
+                                          Journal(database), self.gate, self._clock, chance)
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._blind = False
+
+    def join(self) -> None:
+        """Write the service row; raises as :meth:`Membership.join`."""
+        self.membership.join()
+
+    def start(self, *, scanner: bool = True) -> None:
+        """Start the threads.
+
+        :param scanner: whether to scan on a thread of our own; otherwise the caller calls
+            :meth:`scan` again after the seconds it returns
+        """
+        loops: dict[str, Callable[[], float]] = {
+            'liveness-heart': self.membership.beat, 'liveness-watchdog': self.membership.watch}
+        if scanner:
+            loops['liveness-scanner'] = self.scan
+        for name, step in loops.items():
+            thread = threading.Thread(target=self._loop, args=(step,), name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _loop(self, step: Callable[[], float]) -> None:
+        while not self._stop.is_set():
+            self._clock.wait(self._stop, self._guarded(step))
+
+    def _guarded(self, step: Callable[[], float]) -> float:
+        """Take a step; whatever goes wrong in it, another one follows, unless we are dead."""
+        try:
+            return step()
+        except errors.EngineDead as error:
+            if not self._stop.is_set():
+                self._end(str(error))
+            return self._settings.beat_retry
+        except Exception:
+            LOG.exception('Engine %s: a step failed; it is taken again.', self.identity.engine_id)
+            return self._settings.beat_retry
+
+    def scan(self) -> float:
+        """Observe and take over once; return the seconds to the next time."""
+        try:
+            found = self.observer.scan()
+            self.takeover.sweep(found.ended)
+            self.takeover.forget()
+        except errors.EngineHeld:
+            return self._settings.scan_interval
+        except (errors.DatabaseError, errors.SchemaError) as error:
+            if not self._blind:
+                LOG.warning('Engine %s cannot see the others; it looks again every %g s: %s',
+                            self.identity.engine_id, self._settings.scan_interval, error)
+            self._blind = True
+            return self._settings.scan_interval
+        if self._blind:
+            LOG.info('Engine %s sees the others again.', self.identity.engine_id)
+        self._blind = False
+        return found.next_seconds
+
+    def stop(self) -> None:
+        """Drain and leave: beats go on until the last task has ended, the row leaves last."""
+        try:
+            self.membership.drain()
+        except errors.LivenessError as error:
+            LOG.debug('The others were not told that engine %s drains: %s',
+                      self.identity.engine_id, error)
+        self.work.drain()
+        self._stop.set()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+        try:
+            self.membership.leave()
+            LOG.info('Engine %s has left.', self.identity.engine_id)
+        except errors.LivenessError as error:
+            LOG.warning('Engine %s ends without having left: the others will find it dead. %s',
+                        self.identity.engine_id, error)
+        self.membership.disarm()
+        self._database.close()
+
+
+def _kernel_timer() -> fence.KernelTimer:
+    try:
+        return fence.KernelTimer()
+    except OSError as error:
+        raise errors.ConfigError(
+            f'This kernel gives no timer on CLOCK_BOOTTIME ({error}), so an engine that is '
+            f'stopped could not be ended. Run the engine on a Linux host or container that '
+            f'allows timer_create.') from error
+
+
+def database(config: Any, settings: conf.Settings) -> Database:
+    """Prepare the connections of an engine to ``[database] connection``.
+
+    :raises ConfigError: the URL cannot be used
+    """
+    return Database(config.database.connection, connect_timeout=settings.connect_timeout,
+                    read_timeout=settings.read_timeout, connections=settings.max_tasks + 4)

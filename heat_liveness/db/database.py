@@ -1,0 +1,276 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Connections to the database, and what their errors mean.
+
+The operator's URL and TLS settings are taken as they are; everything else about a
+connection is this module's own, because the protocol rests on it:
+
+* each connect, read and write is bounded, on every driver, so a frozen server costs an
+  engine a few seconds and not its life;
+* READ COMMITTED: a re-read must see what others have committed meanwhile;
+* the wait for a row lock is shorter than a read, so that the server has given up before
+  we have;
+* SQLite begins its transactions with the write lock: one that reads first and writes
+  later fails without waiting for its turn.
+
+An error is either *certain*, and nothing has happened (:class:`~errors.DatabaseError`), or
+the fate of the statement is unknown (:class:`~errors.UnclearOutcome`).  Only a short list
+is certain; everything else, known or not, is unclear.
+"""
+
+import contextlib
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+from oslo_db import exception as db_exception
+from oslo_db.sqlalchemy import exc_filters
+from sqlalchemy import event
+
+from heat_liveness import errors
+
+_DRIVERS = {'mysql': 'mysql+pymysql', 'mariadb': 'mariadb+pymysql',
+            'postgresql': 'postgresql+psycopg', 'sqlite': 'sqlite+pysqlite'}
+_SQLITE_BUSY_SECONDS = 5.0
+
+_CERTAIN = (db_exception.DBDeadlock, db_exception.DBDuplicateEntry,
+            db_exception.DBReferenceError, db_exception.DBConstraintError,
+            db_exception.DBDataError, db_exception.DBInvalidUnicodeParameter,
+            db_exception.DBNonExistentTable, db_exception.DBNonExistentDatabase)
+# PostgreSQL: serialization failure, deadlock, lock not available, privileges, read-only.
+_CERTAIN_SQLSTATES = {'40001', '40P01', '55P03', '42501', '25006'}
+# MySQL: privileges on a table or column, read-only server, no such table, unknown column.
+_CERTAIN_MYSQL = {1142, 1143, 1290, 1792, 1146, 1054}
+
+
+def parse_url(text: str | None) -> sa.URL:
+    """Check an operator's database URL and choose the driver whose waits can be bounded.
+
+    :raises ConfigError: no URL, one that cannot be parsed, or a database not supported
+    """
+    if not text:
+        raise errors.ConfigError(
+            'There is no database: set [database] connection to its URL, or give the '
+            'configuration file that holds it with --config-file.')
+    try:
+        url = sa.make_url(text)
+    except (sa.exc.ArgumentError, ValueError):
+        raise errors.ConfigError(
+            '[database] connection is not a database URL; it should look like '
+            'mysql+pymysql://USER:PASSWORD@HOST/DATABASE.') from None
+    backend = url.get_backend_name()
+    if backend not in _DRIVERS:
+        raise errors.ConfigError(
+            f'[database] connection names the database {backend!r}: use mysql, postgresql or '
+            f'sqlite.')
+    if backend == 'sqlite' and url.database in {None, '', ':memory:'}:
+        raise errors.ConfigError(
+            '[database] connection names an SQLite database in memory, which engines cannot '
+            'share: name a file, as in sqlite:////var/lib/liveness.db.')
+    return url.set(drivername=_DRIVERS[backend])
+
+
+class Database:
+    """One database, as one process uses it.  No connection is made before the first use."""
+
+    def __init__(self, url: str | None, *, connect_timeout: float = 2.0,
+                 read_timeout: float = 3.0, connections: int = 20) -> None:
+        """Prepare connections.
+
+        :param connect_timeout: seconds one connect may take
+        :param read_timeout: seconds one read or write may take
+        :param connections: the most that may be open at a time
+        :raises ConfigError: the URL cannot be used, or its driver is not installed
+        """
+        self.url = parse_url(url)
+        self._connect_timeout = connect_timeout
+        self._read_timeout = read_timeout
+        self.name = self.url.set(query={}).render_as_string(hide_password=True)
+        self.backend = self.url.get_backend_name().replace('mariadb', 'mysql')
+        options: dict[str, Any] = {}
+        if self.backend != 'sqlite':
+            options = {'pool_size': connections, 'max_overflow': 0,
+                       'pool_timeout': connect_timeout + read_timeout,
+                       'isolation_level': 'READ COMMITTED'}
+        try:
+            self.engine = sa.create_engine(
+                self.url, pool_pre_ping=True, hide_parameters=True,
+                connect_args=self._connect_args(), **options)
+        except (ImportError, sa.exc.ArgumentError, TypeError) as error:
+            raise errors.ConfigError(
+                f'The database {self.name} cannot be used: {error}. For PostgreSQL install '
+                f'psycopg, for MySQL and MariaDB install PyMySQL.') from error
+        exc_filters.register_engine(self.engine)
+        getattr(self, f'_prepare_{self.backend}')()
+        self._autocommit = self.engine.execution_options(isolation_level='AUTOCOMMIT')
+        self._galera: bool | None = None
+
+    def _connect_args(self) -> dict[str, Any]:
+        lock_wait = max(1, math.floor(self._read_timeout) - 1)
+        if self.backend == 'mysql':
+            return {'connect_timeout': self._connect_timeout,
+                    'read_timeout': self._read_timeout, 'write_timeout': self._read_timeout,
+                    'init_command': f'SET SESSION innodb_lock_wait_timeout = {lock_wait}'}
+        if self.backend == 'postgresql':
+            return {'connect_timeout': math.ceil(self._connect_timeout),
+                    'options': f'-c lock_timeout={lock_wait}s'}
+        return {'timeout': max(_SQLITE_BUSY_SECONDS, self._read_timeout)}
+
+    def _prepare_mysql(self) -> None:
+        pass
+
+    def _prepare_postgresql(self) -> None:
+        from heat_liveness.db import postgresql
+        bounded = postgresql.bounded_connection(self._read_timeout)
+
+        @event.listens_for(self.engine, 'do_connect')
+        def connect(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:
+            return bounded.connect(*arguments, **options)
+
+    def _prepare_sqlite(self) -> None:
+        @event.listens_for(self.engine, 'connect')
+        def set_up(connection: Any, record: Any) -> None:
+            connection.isolation_level = None
+            connection.execute('PRAGMA journal_mode = WAL')
+            connection.execute('PRAGMA synchronous = FULL')
+
+        @event.listens_for(self.engine, 'begin')
+        def begin(connection: sa.Connection) -> None:
+            if connection.get_execution_options().get('isolation_level') != 'AUTOCOMMIT':
+                connection.exec_driver_sql('BEGIN IMMEDIATE')
+
+    @contextlib.contextmanager
+    def autocommit(self) -> Iterator[sa.Connection]:
+        """Lend a connection on which each statement is a transaction of its own."""
+        with self._lend(self._autocommit) as connection, self.outcome():
+            yield connection
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """Lend a connection inside one transaction; it has committed when the block has ended.
+
+        Any exception rolls it back.
+
+        :raises DatabaseError: nothing has happened
+        :raises UnclearOutcome: the transaction may have committed, or may do so yet
+        """
+        with self._lend(self.engine) as connection, self.outcome(), connection.begin():
+            yield connection
+
+    @contextlib.contextmanager
+    def fresh(self) -> Iterator[sa.Connection]:
+        """Lend a connection that sees all that was committed anywhere before.
+
+        On Galera the node first catches up with the others; elsewhere there is nothing to do.
+        """
+        with self.autocommit() as connection:
+            if self.backend == 'mysql' and self._on_galera(connection):
+                connection.exec_driver_sql('SET SESSION wsrep_sync_wait = 1')
+                try:
+                    yield connection
+                finally:
+                    # The setting is the session's: a pooled one must not keep it.
+                    connection.invalidate()
+            else:
+                yield connection
+
+    def dedicated(self) -> sa.Connection:
+        """Open a connection that the caller keeps: autocommit, and no ping before use.
+
+        :raises DatabaseError: the database cannot be reached
+        """
+        with self._connecting():
+            return self._autocommit.connect()
+
+    def close(self) -> None:
+        """Close the connections that are in nobody's hands."""
+        self.engine.dispose()
+
+    @contextlib.contextmanager
+    def _lend(self, engine: sa.Engine) -> Iterator[sa.Connection]:
+        with self._connecting():
+            connection = engine.connect()
+        with contextlib.closing(connection):
+            yield connection
+
+    @contextlib.contextmanager
+    def _connecting(self) -> Iterator[None]:
+        """Whatever goes wrong before the first statement is certain: nothing was sent."""
+        try:
+            yield
+        except (sa.exc.SQLAlchemyError, db_exception.DBError, OSError) as error:
+            raise errors.DatabaseError(
+                f'The database {self.name} cannot be reached: {sentence(error)}') from error
+
+    @contextlib.contextmanager
+    def outcome(self) -> Iterator[None]:
+        """Turn an error of the database into one that says whether something may have happened.
+
+        :raises DatabaseError: nothing has happened
+        :raises UnclearOutcome: nothing is known
+        :raises SchemaError: the tables are missing
+        """
+        try:
+            yield
+        except (sa.exc.SQLAlchemyError, db_exception.DBError, OSError) as error:
+            text = sentence(error)
+            if _is_missing_table(error):
+                raise errors.SchemaError(
+                    f'The tables are missing in {self.name}: run '
+                    f'"heat-liveness-manage db sync".') from error
+            if isinstance(error, db_exception.DBDuplicateEntry):
+                raise errors.LockHeld(f'The row exists already in {self.name}.') from error
+            if _is_certain(error):
+                raise errors.DatabaseError(
+                    f'The database {self.name} refused: {text}') from error
+            raise errors.UnclearOutcome(
+                f'The database {self.name} gave no clear answer: {text}') from error
+
+    def _on_galera(self, connection: sa.Connection) -> bool:
+        if self._galera is None:
+            row = connection.exec_driver_sql("SHOW VARIABLES LIKE 'wsrep_on'").first()
+            self._galera = row is not None and row[1] == 'ON'
+        return self._galera
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the driver's own exception behind those of the layers above it."""
+    inner = getattr(error, 'inner_exception', None) or getattr(error, 'orig', None)
+    return _cause(inner) if inner is not None and inner is not error else error
+
+
+def _is_missing_table(error: BaseException) -> bool:
+    cause = _cause(error)
+    return (isinstance(error, db_exception.DBNonExistentTable)
+            or getattr(cause, 'sqlstate', None) == '42P01'
+            or (bool(cause.args) and cause.args[0] == 1146))
+
+
+def _is_certain(error: BaseException) -> bool:
+    cause = _cause(error)
+    return (isinstance(error, (*_CERTAIN, sa.exc.TimeoutError, sa.exc.ArgumentError))
+            or getattr(cause, 'sqlstate', None) in _CERTAIN_SQLSTATES
+            or (bool(cause.args) and cause.args[0] in _CERTAIN_MYSQL)
+            or getattr(cause, 'sqlite_errorname', '').startswith(('SQLITE_BUSY', 'SQLITE_READONLY',
+                                                                  'SQLITE_LOCKED')))
+
+
+def sentence(error: BaseException) -> str:
+    """Say in one line, without passwords, what a driver has to say."""
+    cause = _cause(error)
+    args = cause.args
+    text = f'{args[1]} ({args[0]})' if len(args) == 2 and isinstance(args[0], int) else str(cause)
+    text = re.sub(r'://[^@\s]*@', '://***@', ' '.join(text.split()))
+    return text.rstrip('.') + '.'

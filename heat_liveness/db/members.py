@@ -1,0 +1,276 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Statements about service rows: what an engine says of itself, and others of it.
+
+Each statement that acts on behalf of an engine says in its own WHERE that this engine is
+alive, so that one begun after its engine's death was visible changes nothing.
+"""
+
+import dataclasses
+import datetime
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from heat_liveness import engine as engines
+from heat_liveness import errors
+from heat_liveness.db import models, times
+from heat_liveness.db.database import Database
+
+_t = models.service
+_SHOWN = (*_t.c, times.age(_t.c.updated_at).label('age'))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServiceRow:
+    """What the service table says of one engine."""
+
+    engine_id: str
+    host: str
+    hostname: str
+    binary: str
+    topic: str
+    report_interval: float
+    fence_time: float
+    protocol: int
+    state: str
+    report_count: int
+    created_at: datetime.datetime
+    updated_at: datetime.datetime
+    age: float
+    """Seconds since the last beat, by the database's clock."""
+    process: engines.Process
+    declared_by: str | None = None
+    declared_at: datetime.datetime | None = None
+    evidence: str | None = None
+    mass: bool = False
+
+    @property
+    def live(self) -> bool:
+        """Whether nobody has declared it dead and it has not left."""
+        return self.state in models.LIVE
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is dead or has left, which is the same for every question about its work."""
+        return self.state in models.ENDED
+
+    @property
+    def judged(self) -> bool:
+        """Whether this version of the protocol may judge it."""
+        return self.protocol == engines.PROTOCOL_VERSION
+
+    @property
+    def machine(self) -> str:
+        """What the breaker counts: the boot of a machine, or the hostname where none is known."""
+        return self.process.boot_id or self.hostname
+
+
+def _row(row: sa.Row[Any]) -> ServiceRow:
+    values = dict(row._mapping)
+    process = engines.Process(*(values.pop(field.name)
+                                for field in dataclasses.fields(engines.Process)))
+    values['mass'] = bool(values['mass'])
+    return ServiceRow(process=process, **values)
+
+
+def alive(engine_id: str) -> sa.ColumnElement[bool]:
+    """Say in SQL that an engine is alive.
+
+    The LIMIT keeps MySQL from merging the inner table into an UPDATE of the same table,
+    which it would refuse.
+    """
+    actor = (sa.select(_t.c.engine_id)
+             .where(_t.c.engine_id == engine_id, _t.c.state.in_(models.LIVE))
+             .limit(1).subquery('actor'))
+    return sa.exists(sa.select(actor.c.engine_id))
+
+
+def ended(engine_id: str) -> sa.ColumnElement[bool]:
+    """Say in SQL that an engine is dead or has left.  An engine without a row is neither."""
+    return sa.exists(sa.select(_t.c.engine_id).where(
+        _t.c.engine_id == engine_id, _t.c.state.in_(models.ENDED)))
+
+
+class Members:
+    """The service table."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._kept: sa.Connection | None = None
+        self._beat = (
+            _t.update()
+            .where(_t.c.engine_id == sa.bindparam('me'), _t.c.state.in_(models.LIVE))
+            .values(report_count=_t.c.report_count + 1, updated_at=times.now()))
+
+    def insert(self, identity: engines.Identity, report_interval: float, fence_time: float,
+               report_count: int = 0) -> None:
+        """Write the row of a new engine, or again the row of one that somebody removed.
+
+        :param report_count: so many beats it has made; an observer who sees a lower count
+            than before starts its watch afresh
+        :raises LockHeld: there is a row of that engine_id already
+        """
+        values = dataclasses.asdict(identity)
+        values.update(values.pop('process'))
+        with self._database.autocommit() as connection:
+            connection.execute(_t.insert().values(
+                **values, report_interval=report_interval, fence_time=fence_time,
+                protocol=engines.PROTOCOL_VERSION, state='up', report_count=report_count,
+                created_at=times.now(), updated_at=times.now(), mass=False))
+
+    def beat(self, engine_id: str) -> bool:
+        """Raise the count and write the database's time; return whether a live row was there.
+
+        One statement, one round trip, on a connection of its own.
+        """
+        if self._kept is None:
+            self._kept = self._database.dedicated()
+        try:
+            with self._database.outcome():
+                return self._kept.execute(self._beat, {'me': engine_id}).rowcount == 1
+        except errors.LivenessError:
+            self.hang_up()
+            raise
+
+    def hang_up(self) -> None:
+        """Close the connection of the beats; the next beat opens another."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.invalidate()
+            kept.close()
+
+    def read(self, engine_id: str) -> ServiceRow | None:
+        """Return a row as it stands after all that was committed before, or None."""
+        with self._database.fresh() as connection:
+            row = connection.execute(
+                sa.select(*_SHOWN).where(_t.c.engine_id == engine_id)).first()
+        return None if row is None else _row(row)
+
+    def all(self) -> list[ServiceRow]:
+        """Return all rows, of each binary and topic, oldest first.  A scan of the table."""
+        with self._database.autocommit() as connection:
+            rows = connection.execute(
+                sa.select(*_SHOWN).order_by(_t.c.created_at, _t.c.engine_id)).all()
+        return [_row(row) for row in rows]
+
+    def look(self, observer: engines.Identity, candidate_age: float,
+             ended_within: float | None) -> list[ServiceRow]:
+        """Return, in one statement, all that an observer must look at.
+
+        These are live rows whose beat is older than ``candidate_age`` seconds or from the
+        future, live rows of the observer's own machine, and rows that ended within the last
+        ``ended_within`` seconds (all of them for None).  Three ranges of three indexes; a
+        fleet that is well costs the observer its own machine's rows.
+        """
+        peers = (_t.c.binary == observer.binary, _t.c.topic == observer.topic)
+        live = _t.c.state.in_(models.LIVE)
+        parts = [
+            (live, _t.c.updated_at < times.ago(sa.literal(candidate_age, sa.Float()))),
+            (live, _t.c.updated_at > times.now()),
+            (live, _t.c.boot_id == observer.process.boot_id),
+            (_t.c.state.in_(models.ENDED), _t.c.declared_at.is_not(None) if ended_within is None
+             else _t.c.declared_at > times.ago(sa.literal(ended_within, sa.Float()))),
+        ]
+        statement = sa.union_all(*(sa.select(*_SHOWN).where(*peers, *part) for part in parts))
+        with self._database.autocommit() as connection:
+            rows = connection.execute(statement).all()
+        return list({row.engine_id: row for row in map(_row, rows)}.values())
+
+    def machines(self, observer: engines.Identity, within: float) -> tuple[set[str], set[str]]:
+        """Return all machines, and those that lost an engine to a watch within ``within`` seconds.
+
+        The breaker asks this before a declaration, not at each look: it reads all live rows.
+        """
+        columns = (_t.c.boot_id, _t.c.hostname, _t.c.state)
+        recent = sa.and_(_t.c.state == 'dead', _t.c.evidence == 'watched',
+                         _t.c.declared_at > times.ago(sa.literal(within, sa.Float())))
+        statement = sa.select(*columns).distinct().where(
+            _t.c.binary == observer.binary, _t.c.topic == observer.topic,
+            sa.or_(_t.c.state.in_(models.LIVE), recent))
+        with self._database.autocommit() as connection:
+            rows = connection.execute(statement).all()
+        return ({row.boot_id or row.hostname for row in rows},
+                {row.boot_id or row.hostname for row in rows if row.state == 'dead'})
+
+    def declare(self, row: ServiceRow, observer_id: str, evidence: str, mass: bool,
+                detail: Mapping[str, object]) -> bool:
+        """Declare an engine dead, if it has not beaten since ``row`` was read; journal it.
+
+        The compare-and-swap on ``report_count`` is what makes it a fact: of many observers
+        one wins, and none does when a beat came first.  Journal and declaration commit
+        together.  Two statements in one transaction.
+
+        :param evidence: ``kernel``, ``watched`` or ``operator``
+        :param mass: the breaker had tripped; work taken over from it is not blamed
+        :return: whether it is this observer who declared it
+        """
+        swap = (_t.update()
+                .where(_t.c.engine_id == row.engine_id, _t.c.report_count == row.report_count,
+                       _t.c.state.in_(models.LIVE), alive(observer_id))
+                .values(state='dead', declared_by=observer_id, declared_at=times.now(),
+                        evidence=evidence, mass=mass))
+        entry = models.takeover.insert().values(
+            kind='death', subject=f'engine:{row.engine_id}', generation=0,
+            engine_id=row.engine_id, taken_by=observer_id, pieces=1, status='done',
+            detail=json.dumps({'evidence': evidence, 'host': row.host, 'mass': mass, **detail}),
+            created_at=times.now(), updated_at=times.now())
+        with self._database.transaction() as connection:
+            won = connection.execute(swap).rowcount == 1
+            if won:
+                connection.execute(entry)
+        return won
+
+    def drain(self, engine_id: str) -> bool:
+        """Say that an engine takes no new work; it beats on.  Return whether it was alive."""
+        return self._end(engine_id, ('up',), state='draining')
+
+    def leave(self, engine_id: str) -> bool:
+        """Say that an engine has gone by itself, its last lock released."""
+        return self._end(engine_id, models.LIVE, state='left', declared_by=engine_id,
+                         declared_at=times.now())
+
+    def _end(self, engine_id: str, states: Collection[str], **values: object) -> bool:
+        with self._database.autocommit() as connection:
+            return connection.execute(
+                _t.update().where(_t.c.engine_id == engine_id, _t.c.state.in_(states))
+                .values(**values)).rowcount == 1
+
+    def purgeable(self, observer: engines.Identity, after: float) -> list[str]:
+        """Return at most 100 engines of the observer's kind that ended ``after`` seconds ago."""
+        with self._database.autocommit() as connection:
+            return list(connection.scalars(
+                sa.select(_t.c.engine_id)
+                .where(_t.c.binary == observer.binary, _t.c.topic == observer.topic,
+                       _t.c.state.in_(models.ENDED),
+                       _t.c.declared_at < times.ago(sa.literal(after, sa.Float())))
+                .order_by(_t.c.declared_at).limit(100)))
+
+    def purge(self, engine_ids: Collection[str], actor_id: str | None) -> list[str]:
+        """Remove rows of ended engines that own no native lock; return which are gone.
+
+        :param actor_id: the engine that purges, which must be alive; None for an operator
+        """
+        gone = []
+        for engine_id in engine_ids:
+            where = [_t.c.engine_id == engine_id, _t.c.state.in_(models.ENDED),
+                     ~sa.exists(sa.select(models.lock.c.id).where(
+                         models.lock.c.engine_id == engine_id))]
+            if actor_id is not None:
+                where.append(alive(actor_id))
+            with self._database.autocommit() as connection:
+                if connection.execute(_t.delete().where(*where)).rowcount:
+                    gone.append(engine_id)
+        return gone

@@ -1,0 +1,119 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Brings the ``liveness_`` tables to the version that this code needs.
+
+The tables keep a version table of their own, so in Heat's database Heat's ``alembic_version``
+is not touched.  Several ``sync`` at once do the work once: MySQL and PostgreSQL have named
+locks for that, and SQLite's transaction begins with the write lock.
+"""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+
+import sqlalchemy as sa
+from alembic import command, config, migration, script
+
+from heat_liveness import errors
+from heat_liveness.db import models
+from heat_liveness.db.database import Database
+
+_LOCK_NAME = 'liveness_db_sync'
+_LOCK_NUMBER = 0x6C697665
+LOCK_SECONDS = 60
+"""How long one sync waits for another."""
+
+
+def sync(database: Database) -> tuple[str | None, str]:
+    """Create the tables or upgrade them; return the version before and after.
+
+    :param database: with a ``read_timeout`` longer than :data:`LOCK_SECONDS`
+    :raises SchemaError: the database is of a version that this code does not know
+    :raises DatabaseError: the database could not be reached, or refused
+    """
+    with database.transaction() as connection, _alone(database, connection):
+        before = _current(connection)
+        _refuse_newer(database, before)
+        alembic = config.Config()
+        alembic.set_main_option('script_location', str(_script_location()))
+        alembic.attributes['connection'] = connection
+        command.upgrade(alembic, 'head')
+    return before, head()
+
+
+def version(database: Database) -> str | None:
+    """Return the version of the tables, or None where there are none."""
+    with database.transaction() as connection:
+        return _current(connection)
+
+
+def check(database: Database) -> None:
+    """Pass if the tables are of the version that this code needs.
+
+    :raises SchemaError: they are not; the message says what to run
+    """
+    current = version(database)
+    _refuse_newer(database, current)
+    if current != head():
+        raise errors.SchemaError(
+            f'The tables in {database.name} are of version {current}, but {head()} is needed: '
+            f'run "heat-liveness-manage db sync".')
+
+
+def head() -> str:
+    """Return the newest version this code knows."""
+    return str(_scripts().get_current_head())
+
+
+def _current(connection: sa.Connection) -> str | None:
+    context = migration.MigrationContext.configure(
+        connection, opts={'version_table': models.VERSION_TABLE})
+    return context.get_current_revision()
+
+
+def _refuse_newer(database: Database, current: str | None) -> None:
+    known = {revision.revision for revision in _scripts().walk_revisions()}
+    if current is not None and current not in known:
+        raise errors.SchemaError(
+            f'The tables in {database.name} are of version {current}, which this release does '
+            f'not know: upgrade heat-liveness.')
+
+
+def _scripts() -> script.ScriptDirectory:
+    return script.ScriptDirectory(str(_script_location()))
+
+
+def _script_location() -> pathlib.Path:
+    """Find the revisions: inside the installed package, or beside it in a checkout."""
+    package = pathlib.Path(__file__).resolve().parents[1]
+    for place in (package / 'migrations', package.parent / 'migrations'):
+        if (place / 'env.py').is_file():
+            return place
+    raise errors.SchemaError(
+        f'The migrations are not installed beside {package}: install heat-liveness again.')
+
+
+@contextlib.contextmanager
+def _alone(database: Database, connection: sa.Connection) -> Iterator[None]:
+    if database.backend == 'postgresql':
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK_NUMBER)))
+    elif database.backend == 'mysql':
+        if not connection.scalar(sa.select(sa.func.get_lock(_LOCK_NAME, LOCK_SECONDS))):
+            raise errors.DatabaseError(
+                f'Another "db sync" of {database.name} has not ended within {LOCK_SECONDS} s: '
+                f'look for it, and try again.')
+    try:
+        yield
+    finally:
+        if database.backend == 'mysql':
+            connection.execute(sa.select(sa.func.release_lock(_LOCK_NAME)))

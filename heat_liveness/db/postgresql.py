@@ -1,0 +1,63 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Bounded waits for psycopg, which has none of its own for a query.
+
+A frozen server goes on acknowledging packets, so neither keepalives nor
+``tcp_user_timeout`` notice it, and ``statement_timeout`` is the server's to serve.  psycopg
+waits in small steps and tells its generator each time that nothing came; this connection
+looks at the clock then.
+"""
+
+from collections.abc import Generator
+from typing import Any
+
+import psycopg
+from psycopg import waiting
+
+from heat_liveness import clock as clocks
+
+
+def bounded_connection(read_timeout: float) -> type['psycopg.Connection[Any]']:
+    """Return a class of connections each of whose waits lasts ``read_timeout`` seconds at most."""
+
+    class BoundedConnection(psycopg.Connection[Any]):
+        def wait(self, gen: Generator[Any, Any, Any], *args: Any, **options: Any) -> Any:
+            try:
+                return super().wait(_bounded(gen, read_timeout), *args, **options)
+            except _TimedOut:
+                # Its state is unknown, so it must not go back to a pool.
+                self.close()
+                raise
+
+    return BoundedConnection
+
+
+class _TimedOut(psycopg.OperationalError):
+    """The server did not answer in time."""
+
+
+def _bounded(gen: Generator[Any, Any, Any], seconds: float) -> Generator[Any, Any, Any]:
+    """Pass a generator of psycopg's on; end it when nothing came for so many seconds."""
+    clock = clocks.BootClock()
+    try:
+        wanted = next(gen)
+        since = clock.now()
+        while True:
+            ready = yield wanted
+            if ready != waiting.Ready.NONE:
+                since = clock.now()
+            elif clock.now() - since > seconds:
+                raise _TimedOut(f'the server did not answer within {seconds:g} s (timed out)')
+            wanted = gen.send(ready)
+    except StopIteration as stop:
+        return stop.value

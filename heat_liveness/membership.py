@@ -1,0 +1,251 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""An engine's place among the others: join, beat, drain, leave.
+
+**Join.**  The row of a new engine is written before any work can reach it, with its own
+``fence_time``, so that every observer's window fits this engine, whatever the observer's
+own options say.
+
+**Beat.**  One statement raises a count and writes the database's time.  It changes a row
+only while that row is alive, so a beat can never raise the dead.  What its outcome means:
+
+=========================  ===========================================================
+one row changed            the engine is alive; the gate opens for ``fence_time``, counted
+                           from the *start* of the beat
+an error                   nothing is known and nobody is dead: tried again after
+                           ``beat_retry``; one WARNING for the first, one INFO for the end
+no row, and it says dead   the engine ends itself at once
+no row at all              somebody removed it.  While the last good beat is younger than
+                           ``fence_time`` nobody can have called it dead, so it is written
+                           again; when it is older, that is not certain, and the engine ends
+=========================  ===========================================================
+
+Beats go on while the engine drains, until its last lock is released.  The row leaves
+last, as ``left``: the others then relieve it of what it may have kept, without waiting.
+
+**Health.**  A service may register checks of its own process (workers that no longer
+move).  While one fails, beats are withheld, and the others finish the work.  What lies
+outside the process (a message queue) is no reason: all engines would die of it at once.
+
+**Fence.**  See :mod:`heat_liveness.fence`.  The watchdog notices when the gate has closed,
+and from then on keeps the kernel timer away from a process that evidently runs and holds.
+
+Nothing here sleeps or starts a thread: each step does its work and returns the seconds to
+the next, so that a simulation can drive many engines on a clock of its own.
+"""
+
+import enum
+import logging
+import random
+import threading
+from collections.abc import Callable
+from typing import NoReturn, Protocol
+
+from heat_liveness import clock as clocks
+from heat_liveness import conf, errors, fence
+from heat_liveness import engine as engines
+from heat_liveness.db.members import Members, ServiceRow
+
+LOG = logging.getLogger(__name__)
+
+HealthCheck = Callable[[], str | None]
+"""Returns None when all is well, else a sentence saying what is not."""
+
+
+class Timer(Protocol):
+    """What ends a process that cannot even hold; see :class:`fence.KernelTimer`."""
+
+    def set(self, due_seconds: float) -> None:
+        """End the process at this time of the clock."""
+
+    def disarm(self) -> None:
+        """Do not end it."""
+
+
+class State(enum.Enum):
+    """How far an engine has come."""
+
+    NEW = 'new'
+    JOINED = 'joined'
+    DRAINING = 'draining'
+    LEFT = 'left'
+
+
+class Membership:
+    """One engine's own row.  ``beat`` and ``watch`` may run on different threads."""
+
+    def __init__(self, identity: engines.Identity, settings: conf.Settings, members: Members,
+                 gate: fence.Gate, timer: Timer, clock: clocks.Clock,
+                 chance: random.Random) -> None:
+        self.identity = identity
+        self.gate = gate
+        self.checks: list[HealthCheck] = []
+        self.failures = 0
+        """Beats that did not reach the database; an observer's view had a gap there."""
+        self.state = State.NEW
+        self._settings = settings
+        self._members = members
+        self._timer = timer
+        self._clock = clock
+        self._chance = chance
+        self._count = 0
+        self._failing = False
+        self._withheld: str | None = None
+        self._holding = False
+        # Between "is the gate closed?" and "move the timer" no beat may come, or the timer
+        # would be left nearer than that beat allows.
+        self._fencing = threading.Lock()
+
+    def join(self) -> None:
+        """Write the row; from then on the engine may work.
+
+        :raises DatabaseError: the row may or may not be there; join again
+        :raises EngineDead: somebody has declared this engine dead already; begin a new one
+        """
+        started = self._clock.now()
+        try:
+            self._members.insert(self.identity, self._settings.report_interval,
+                                 self._settings.fence_time)
+        except errors.LockHeld:
+            self._rejoin()
+            return
+        self._good(started)
+        self.state = State.JOINED
+
+    def _rejoin(self) -> None:
+        """An earlier join went through after all, although its reply was lost."""
+        if not self._beat_once():
+            self._end('was declared dead before it had joined')
+        self.state = State.JOINED
+
+    def beat(self) -> float:
+        """Beat once; return the seconds to the next beat.
+
+        :raises EngineDead: the engine must end now
+        """
+        reason = next(filter(None, (check() for check in self.checks)), None)
+        if reason is None and self._withheld is not None:
+            LOG.info('Engine %s is well again and beats.', self.identity.engine_id)
+            self._withheld = None
+        try:
+            if reason is not None:
+                self._withhold(reason)
+                return self._settings.beat_retry
+            if not self._beat_once():
+                self._missing()
+        except errors.EngineDead:
+            raise
+        except errors.LivenessError as error:
+            self._failed(error)
+            return self._settings.beat_retry
+        if self._failing:
+            self._failing = False
+            LOG.info('The beats of engine %s reach the database again.', self.identity.engine_id)
+        return self._settings.report_interval * self._chance.uniform(2 - conf.JITTER, conf.JITTER)
+
+    def _beat_once(self) -> bool:
+        started = self._clock.now()
+        if not self._members.beat(self.identity.engine_id):
+            return False
+        self._count += 1
+        self._good(started)
+        return True
+
+    def _good(self, started: float) -> None:
+        with self._fencing:
+            self.gate.good_beat(started)
+            self._timer.set(started + self._settings.fence_time + conf.KERNEL_TIMER_LAG_SECONDS)
+            held, self._holding = self._holding, False
+        if held:
+            LOG.info('Engine %s works again: its beats reach the database.',
+                     self.identity.engine_id)
+
+    def _missing(self) -> None:
+        row = self._members.read(self.identity.engine_id)
+        self._obey(row)
+        if row is not None:
+            return
+        if self.gate.held:
+            self._end('has no row, and has not beaten for so long that it may be called dead')
+        started = self._clock.now()
+        self._count += 1
+        self._members.insert(self.identity, self._settings.report_interval,
+                             self._settings.fence_time, self._count)
+        self._good(started)
+        LOG.warning('The row of engine %s was removed while it works; it is written again.',
+                    self.identity.engine_id)
+
+    def _obey(self, row: ServiceRow | None) -> None:
+        if row is not None and not row.live:
+            self._end(f'was declared {row.state} by {row.declared_by} ({row.evidence})')
+
+    def _end(self, what: str) -> NoReturn:
+        reason = (f'Engine {self.identity.engine_id} {what}; it ends, and its supervisor '
+                  f'starts a new one.')
+        self.gate.shut(reason)
+        raise errors.EngineDead(reason)
+
+    def _withhold(self, reason: str) -> None:
+        if self._withheld is None:
+            LOG.warning('Engine %s withholds its beats: %s', self.identity.engine_id, reason)
+        self._withheld = reason
+        if self.gate.held:
+            # It does not beat, so only reading tells whether the others have called it dead.
+            self._obey(self._members.read(self.identity.engine_id))
+
+    def _failed(self, error: Exception) -> None:
+        self.failures += 1
+        if not self._failing:
+            LOG.warning('A beat of engine %s failed; it is tried again every %g s: %s',
+                        self.identity.engine_id, self._settings.beat_retry, error)
+        self._failing = True
+
+    def watch(self) -> float:
+        """Look at the gate; return the seconds to the next look.
+
+        While the gate is closed, each look moves the kernel timer on: a process that looks
+        holds as well.
+        """
+        lag = conf.KERNEL_TIMER_LAG_SECONDS
+        with self._fencing:
+            remaining = self.gate.closes_at - self._clock.now()
+            if remaining > 0:
+                return remaining
+            self._timer.set(self._clock.now() + lag + self._settings.stall_time)
+            first, self._holding = not self._holding, True
+        if first:
+            LOG.warning('Engine %s holds: no beat has reached the database for %g s. It starts '
+                        'nothing until one does.', self.identity.engine_id,
+                        self._settings.fence_time)
+        return lag / 4
+
+    def drain(self) -> None:
+        """Tell the others that this engine takes no new work; it beats on.
+
+        :raises DatabaseError: they were perhaps not told
+        """
+        self.state = State.DRAINING
+        self._members.drain(self.identity.engine_id)
+
+    def leave(self) -> None:
+        """Close the gate for good and say that the engine has gone; its locks are released.
+
+        :raises DatabaseError: it was perhaps not said; the others will find out
+        """
+        self.state = State.LEFT
+        self.gate.shut(f'Engine {self.identity.engine_id} has left.')
+        self._members.leave(self.identity.engine_id)
+
+    def disarm(self) -> None:
+        """Let the kernel timer not end the process any more: the engine has left."""
+        self._timer.disarm()

@@ -1,0 +1,137 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What becomes of the work of ended engines: take over, resume, quarantine; forget.
+
+**Level-triggered.**  *Work whose owner has ended* is a question to the database, asked again
+and again, never a message that could be lost with its reader.  Any engine may ask it at
+any time; a taker that dies is just another dead engine, and its work is found the same way.
+
+**One winner.**  A claim is decided by the compare-and-swap of the work store, which names
+owner and generation, the owner's end and the taker's life, and counts only after COMMIT
+has returned.  After an unclear outcome nothing is assumed.  The claim may land even after a
+re-read, so an engine also claims *from itself* what it owns but neither runs nor is just
+claiming; the generation rises, and whatever is still on the way changes nothing.
+
+**No more than it can run.**  An engine claims what it has room for, so survivors share, and
+the rest is found at the next look.
+
+**Poison.**  Work whose owners died ``max_takeovers`` times is quarantined.  The store takes
+work whose owner has died before one piece at a time, so that bystanders do not share the
+blame.
+
+**When to ask.**  An owner that has just ended is asked about at once, and again at each look
+while something was left.  An owner found empty is asked about again only every
+``service_down_time``: a statement of its own that was on the way when it died may still
+have gained it a lock.
+
+**Forget.**  A dead row goes when it owns nothing and has been dead for ``purge_after``,
+longer than any transaction lives.
+"""
+
+import logging
+import random
+from collections.abc import Sequence
+
+from heat_liveness import clock as clocks
+from heat_liveness import conf, fence
+from heat_liveness import engine as engines
+from heat_liveness.db.journal import Journal
+from heat_liveness.db.members import Members, ServiceRow
+from heat_liveness.work import WorkStore
+
+LOG = logging.getLogger(__name__)
+
+
+class Takeover:
+    """One engine's share in the recovery of others.  For use by one thread."""
+
+    def __init__(self, identity: engines.Identity, settings: conf.Settings, work: WorkStore,
+                 members: Members, journal: Journal, gate: fence.Gate, clock: clocks.Clock,
+                 chance: random.Random) -> None:
+        self._me = identity
+        self._settings = settings
+        self._work = work
+        self._members = members
+        self._journal = journal
+        self._gate = gate
+        self._clock = clock
+        self._chance = chance
+        self._empty: dict[str, float] = {}
+        """When each ended engine was last found to own nothing."""
+        self._looked_after_itself: float | None = None
+        self._purged: float | None = None
+
+    def sweep(self, ended: Sequence[ServiceRow]) -> int:
+        """Take over what there is room for; return the number of pieces.
+
+        :raises DatabaseError: the rest is found at the next sweep
+        :raises EngineHeld: nothing is started now
+        """
+        taken = 0
+        now = self._clock.now()
+        due = [row for row in ended if self._due(row.engine_id, now)]
+        # Survivors that begin with different owners contend less.
+        self._chance.shuffle(due)
+        for owner in due:
+            taken += self._relieve(owner)
+        if self._due_for_itself(now):
+            self._looked_after_itself = now
+            self._work.reclaim()
+        return taken
+
+    def _due(self, engine_id: str, now: float) -> bool:
+        found_empty = self._empty.get(engine_id)
+        return found_empty is None or now - found_empty >= self._settings.service_down_time
+
+    def _due_for_itself(self, now: float) -> bool:
+        return (self._work.doubts or self._looked_after_itself is None
+                or now - self._looked_after_itself >= self._settings.service_down_time)
+
+    def _relieve(self, owner: ServiceRow) -> int:
+        taken = 0
+        while True:
+            self._gate.check()
+            claimed = self._work.claim(owner)
+            taken += claimed
+            if not claimed:
+                break
+        if self._work.owners([owner.engine_id]):
+            self._empty.pop(owner.engine_id, None)
+        else:
+            self._empty[owner.engine_id] = self._clock.now()
+        if taken:
+            LOG.info('Engine %s has taken over %d pieces of work of engine %s (%s).',
+                     self._me.engine_id, taken, owner.engine_id, owner.state)
+        return taken
+
+    def forget(self) -> None:
+        """Remove, now and then, what nobody needs any more.
+
+        :raises DatabaseError: it is tried again later
+        """
+        now = self._clock.now()
+        period = 10 * self._settings.service_down_time
+        if self._purged is not None and now - self._purged < period:
+            return
+        self._purged = now
+        candidates = self._members.purgeable(self._me, self._settings.purge_after)
+        idle = set(candidates) - self._work.owners(candidates)
+        gone = self._members.purge(sorted(idle), self._me.engine_id)
+        for engine_id in gone:
+            self._empty.pop(engine_id, None)
+        entries = self._journal.purge(self._settings.purge_after, self._me.engine_id)
+        if gone or entries:
+            LOG.info('Removed %d rows of engines that ended more than %g s ago, and %d entries '
+                     'of the journal.', len(gone), self._settings.purge_after, entries)
+
+

@@ -1,0 +1,63 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The port behind which lies the work that a dead engine leaves behind.
+
+A driver is found by entry point (group ``heat_liveness.work``) and made from a
+:class:`Context`.  It decides each claim by a compare-and-swap of its own, committed before it
+returns, and makes the work go on; :mod:`heat_liveness.takeover` says when.
+"""
+
+import dataclasses
+from collections.abc import Collection
+from typing import Protocol
+
+from heat_liveness import clock as clocks
+from heat_liveness import conf, fence
+from heat_liveness import engine as engines
+from heat_liveness.db.database import Database
+from heat_liveness.db.members import ServiceRow
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a driver is given."""
+
+    identity: engines.Identity
+    settings: conf.Settings
+    database: Database
+    gate: fence.Gate
+    clock: clocks.Clock
+
+
+class WorkStore(Protocol):
+    """Where work is kept, and how it goes on."""
+
+    @property
+    def doubts(self) -> bool:
+        """Whether an outcome was unclear, so that this engine may own what it does not run."""
+
+    def claim(self, owner: ServiceRow) -> int:
+        """Take over some of an ended engine's work, no more than there is room for, and run it.
+
+        :return: how many pieces; 0 when there is no room, or nothing that may be had now
+        :raises DatabaseError: perhaps some; ``doubts`` says so then
+        """
+
+    def reclaim(self) -> int:
+        """Claim from itself what this engine owns but neither runs nor is just claiming."""
+
+    def owners(self, engine_ids: Collection[str]) -> set[str]:
+        """Return those of the engines whose work is not all taken over."""
+
+    def drain(self) -> None:
+        """Take no new work, and return when the running work has ended."""

@@ -1,0 +1,287 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Work that a service keeps in ``liveness_lock``: acquired, run, and taken over, here.
+
+A piece of work is a lock with a task: the name of a *handler* and its arguments in JSON.
+Whoever owns the lock runs the handler; when the owner dies, the handler is run again by
+the taker, with the progress that was recorded::
+
+    def build(task):
+        for step in range((task.progress or 0), task.arguments['steps']):
+            cloud.apply(step, fence=task.generation)
+            task.record(step + 1)
+
+    work = NativeWork(context, {'build': build})
+    work.submit('house-17', 'build', {'steps': 3})
+
+Each write names owner and generation.  One that finds the lock in other hands raises
+:class:`~errors.LockLost`, and the handler should let go at once.  A call *outside* the
+database cannot be fenced by a WHERE: give it the generation, and let its receiver refuse a
+lower one than it has seen.
+
+While the engine holds (:mod:`heat_liveness.fence`), ``record`` and the end of a task wait:
+an outage of the database costs time and no work.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Mapping
+from concurrent import futures
+from typing import Any
+
+from heat_liveness import errors
+from heat_liveness.db.locks import LockRow, Locks
+from heat_liveness.db.members import ServiceRow
+from heat_liveness.work import Context
+
+LOG = logging.getLogger(__name__)
+
+Handler = Callable[['Task'], None]
+
+
+class Release(Exception):  # noqa: N818 - raised by a handler that is well
+    """Raised by a handler: give the lock back, the work is neither done nor failed."""
+
+
+class Task:
+    """A lock that this engine owns, and the work under it."""
+
+    def __init__(self, row: LockRow, work: 'NativeWork') -> None:
+        self._row = row
+        self._work = work
+
+    @property
+    def name(self) -> str:
+        """The lock's name."""
+        return self._row.name
+
+    @property
+    def task(self) -> str:
+        """The handler's name."""
+        return self._row.task
+
+    @property
+    def arguments(self) -> Any:
+        """What the work was submitted with."""
+        return self._row.arguments
+
+    @property
+    def progress(self) -> Any:
+        """What was last recorded before this run, by whichever owner; None at first."""
+        return self._row.progress
+
+    @property
+    def takeovers(self) -> int:
+        """How many owners have died of, or with, this work."""
+        return self._row.takeovers
+
+    @property
+    def generation(self) -> int:
+        """Rises with each change of owner: the fence for calls outside the database."""
+        return self._row.generation
+
+    def record(self, progress: Any) -> None:
+        """Keep how far the work has come, for this owner's successor.
+
+        :raises LockLost: the lock is somebody else's by now
+        :raises EngineDead: this engine was declared dead
+        """
+        self._work.write(self._row, progress=progress)
+
+    def complete(self) -> None:
+        """Say that the work is done, and release the lock; raises as :meth:`record`."""
+        self._end('complete')
+
+    def fail(self, reason: str) -> None:
+        """Say why the work cannot be done, and release the lock; raises as :meth:`record`."""
+        self._end('failed', reason)
+
+    def release(self) -> None:
+        """Give the lock back as it is; raises as :meth:`record`."""
+        self._end('released')
+
+    def _end(self, status: str, reason: str | None = None) -> None:
+        self._work.end(self._row, status, reason)
+
+
+class NativeWork:
+    """The locks of one engine, and the threads that do the work under them."""
+
+    def __init__(self, context: Context, handlers: Mapping[str, Handler] | None = None) -> None:
+        self.doubts = False
+        self._me = context.identity.engine_id
+        self._settings = context.settings
+        self._gate = context.gate
+        self._clock = context.clock
+        self._locks = Locks(context.database)
+        self._handlers = dict(handlers or {})
+        self._pool = futures.ThreadPoolExecutor(
+            context.settings.max_tasks, thread_name_prefix='liveness-task')
+        self._guard = threading.Lock()
+        self._held: dict[str, int] = {}
+        """What is run or just claimed: the lock's name, and its takeovers."""
+        self._draining = threading.Event()
+
+    def acquire(self, name: str, task: str, arguments: Any = None) -> Task:
+        """Take a lock that nobody holds; the caller does the work and ends it.
+
+        :raises LockHeld: another task holds it, here or elsewhere, or there is no room
+        :raises EngineHeld: this engine cannot beat at present
+        :raises EngineDead: this engine was declared dead
+        :raises UnclearOutcome: should the lock be ours after all, its handler will be run
+        """
+        self._gate.check()
+        with self._guard:
+            if name in self._held or self.room() < 1:
+                raise errors.LockHeld(
+                    f'The lock {name} cannot be acquired now: this engine runs it already, or '
+                    f'has no room for more than {self._settings.max_tasks} tasks.')
+            self._held[name] = 0
+        try:
+            return Task(self._locks.acquire(name, task, arguments, self._me), self)
+        except errors.LivenessError as error:
+            self._let_go(name)
+            if not isinstance(error, errors.LockHeld | errors.EngineDead):
+                self.doubts = True
+            raise
+
+    def submit(self, name: str, task: str, arguments: Any = None) -> futures.Future[None]:
+        """Take a lock and run its handler on a thread of this engine; raises as :meth:`acquire`.
+
+        :return: done when the lock is released, whatever became of the work
+        :raises NotFound: no handler has that name
+        """
+        if task not in self._handlers:
+            raise errors.NotFound(f'No handler is registered for the task {task}.')
+        return self._pool.submit(self._run, self.acquire(name, task, arguments))
+
+    def room(self) -> int:
+        """Return how many more tasks this engine can run."""
+        if self._draining.is_set():
+            return 0
+        return max(0, self._settings.max_tasks - len(self._held))
+
+    def claim(self, owner: ServiceRow) -> int:
+        """Take over what there is room for; work whose owners died before, one at a time."""
+        room = self.room()
+        if not room:
+            return 0
+        try:
+            if owner.state == 'dead':
+                for row in self._locks.quarantine(owner, self._me, self._settings.max_takeovers):
+                    LOG.warning('The lock %s is quarantined: its owners died %d times. See '
+                                '"heat-liveness-manage lock show %s".', row.name,
+                                row.takeovers + 1, row.name)
+            rows = self._locks.take_over(owner, self._me, room, tainted=False)
+            if not rows and not any(self._held.values()):
+                rows = self._locks.take_over(owner, self._me, 1, tainted=True)
+        except errors.UnclearOutcome:
+            self.doubts = True
+            raise
+        return self._start(rows)
+
+    def reclaim(self) -> int:
+        """Claim from itself what this engine owns but neither runs nor is just claiming."""
+        self.doubts = False
+        try:
+            strays = [row for row in self._locks.search(engine_id=self._me)
+                      if row.name not in self._held]
+            # A task that ended between the two looks is no stray: its row has changed.
+            return self._start(self._locks.reclaim(strays[:self.room()], self._me))
+        except errors.UnclearOutcome:
+            self.doubts = True
+            raise
+
+    def owners(self, engine_ids: Collection[str]) -> set[str]:
+        """Return those of the engines that own a lock."""
+        return self._locks.owners(engine_ids)
+
+    def drain(self) -> None:
+        """Take no new work, and wait until the running tasks have ended."""
+        self._draining.set()
+        self._pool.shutdown(wait=True)
+
+    def _start(self, rows: Collection[LockRow]) -> int:
+        with self._guard:
+            self._held.update({row.name: row.takeovers for row in rows})
+        for row in rows:
+            self._pool.submit(self._run, Task(row, self))
+        return len(rows)
+
+    def _run(self, task: Task) -> None:
+        """Run a task to its end, whatever that is; the thread goes on."""
+        try:
+            self._handle(task)
+        except errors.LockLost as error:
+            LOG.warning('The task %s is given up: %s', task.name, error)
+        except errors.EngineDead as error:
+            LOG.warning('The task %s stops: %s', task.name, error)
+        finally:
+            self._let_go(task.name)
+
+    def _handle(self, task: Task) -> None:
+        handler = self._handlers.get(task.task)
+        if handler is None:
+            task.fail(f'No handler is registered for the task {task.task}.')
+            return
+        try:
+            self._gate.wait()
+            handler(task)
+        except Release:
+            task.release()
+        except (errors.LockLost, errors.EngineDead):
+            raise
+        except Exception as error:
+            LOG.exception('The task %s (%s) failed.', task.name, task.task)
+            task.fail(f'{type(error).__name__}: {error}')
+        else:
+            task.complete()
+
+    def _let_go(self, name: str) -> None:
+        with self._guard:
+            self._held.pop(name, None)
+
+    def end(self, row: LockRow, status: str, reason: str | None) -> None:
+        """Release a lock with the outcome of its work; see :class:`Task`."""
+        try:
+            self.write(row, status=status, reason=reason, engine_id=None)
+        finally:
+            self._let_go(row.name)
+
+    def write(self, row: LockRow, **values: Any) -> None:
+        """Write under a lock until it is certain that it was written, or cannot be.
+
+        The write names owner and generation, so it may be sent again after any error.
+
+        :raises LockLost: the lock is somebody else's by now
+        :raises EngineDead: this engine was declared dead
+        """
+        uncertain = False
+        while True:
+            self._gate.wait()
+            try:
+                if self._locks.write(row, **values):
+                    return
+                now = self._locks.find(row.name)
+            except errors.DatabaseError as error:
+                LOG.debug('A write under the lock %s is tried again: %s', row.name, error)
+                uncertain = True
+                self._clock.wait(threading.Event(), self._settings.beat_retry)
+                continue
+            if (uncertain and now is not None and now.generation == row.generation
+                    and now.status == values.get('status')):
+                return
+            holder = 'nobody' if now is None or now.engine_id is None else now.engine_id
+            raise errors.LockLost(
+                f'The lock {row.name} is not held by engine {row.engine_id} under generation '
+                f'{row.generation} any more, but by {holder}: nothing was written.')
