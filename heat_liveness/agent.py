@@ -140,13 +140,21 @@ class Liveness:
         self._blind = False
         return found.next_seconds
 
-    def stop(self) -> None:
-        """Drain and leave: beats go on until the last task has ended, the row leaves last."""
+    def periodic_scan(self) -> None:
+        """Scan once, as a periodic task of the caller's; nothing but death gets out of it."""
+        self._guarded(self.scan)
+
+    def drain(self) -> None:
+        """Tell the others, if they can be told, that this engine takes no new work."""
         try:
             self.membership.drain()
         except errors.LivenessError as error:
             LOG.debug('The others were not told that engine %s drains: %s',
                       self.identity.engine_id, error)
+
+    def stop(self) -> None:
+        """Drain and leave: beats go on until the last task has ended, the row leaves last."""
+        self.drain()
         self.work.drain()
         self._stop.set()
         for thread in self._threads:
@@ -177,5 +185,6 @@ def database(config: Any, settings: conf.Settings) -> Database:
 
     :raises ConfigError: the URL cannot be used
     """
-    return Database(config.database.connection, connect_timeout=settings.connect_timeout,
+    return Database(config.database.connection, parameters=config.database.connection_parameters,
+                    connect_timeout=settings.connect_timeout,
                     read_timeout=settings.read_timeout, connections=settings.max_tasks + 4)

@@ -30,7 +30,7 @@ work whose owner has died before one piece at a time, so that bystanders do not 
 blame.
 
 **When to ask.**  An owner that has just ended is asked about at once, and again at each look
-while something was left.  An owner found empty is asked about again only every
+while more may be had.  An owner with nothing more is asked about again only every
 ``service_down_time``: a statement of its own that was on the way when it died may still
 have gained it a lock.
 
@@ -66,8 +66,8 @@ class Takeover:
         self._gate = gate
         self._clock = clock
         self._chance = chance
-        self._empty: dict[str, float] = {}
-        """When each ended engine was last found to own nothing."""
+        self._relieved: dict[str, float] = {}
+        """When each ended engine was last found to have nothing more for the taking."""
         self._looked_after_itself: float | None = None
         self._purged: float | None = None
 
@@ -90,8 +90,8 @@ class Takeover:
         return taken
 
     def _due(self, engine_id: str, now: float) -> bool:
-        found_empty = self._empty.get(engine_id)
-        return found_empty is None or now - found_empty >= self._settings.service_down_time
+        relieved = self._relieved.get(engine_id)
+        return relieved is None or now - relieved >= self._settings.service_down_time
 
     def _due_for_itself(self, now: float) -> bool:
         return (self._work.doubts or self._looked_after_itself is None
@@ -101,14 +101,14 @@ class Takeover:
         taken = 0
         while True:
             self._gate.check()
-            claimed = self._work.claim(owner)
-            taken += claimed
-            if not claimed:
+            claim = self._work.claim(owner)
+            taken += claim.pieces
+            if not claim.pieces:
                 break
-        if self._work.owners([owner.engine_id]):
-            self._empty.pop(owner.engine_id, None)
+        if claim.more:
+            self._relieved.pop(owner.engine_id, None)
         else:
-            self._empty[owner.engine_id] = self._clock.now()
+            self._relieved[owner.engine_id] = self._clock.now()
         if taken:
             LOG.info('Engine %s has taken over %d pieces of work of engine %s (%s).',
                      self._me.engine_id, taken, owner.engine_id, owner.state)
@@ -128,7 +128,7 @@ class Takeover:
         idle = set(candidates) - self._work.owners(candidates)
         gone = self._members.purge(sorted(idle), self._me.engine_id)
         for engine_id in gone:
-            self._empty.pop(engine_id, None)
+            self._relieved.pop(engine_id, None)
         entries = self._journal.purge(self._settings.purge_after, self._me.engine_id)
         if gone or entries:
             LOG.info('Removed %d rows of engines that ended more than %g s ago, and %d entries '

@@ -55,9 +55,10 @@ _CERTAIN_SQLSTATES = {'40001', '40P01', '55P03', '42501', '25006'}
 _CERTAIN_MYSQL = {1142, 1143, 1290, 1792, 1146, 1054}
 
 
-def parse_url(text: str | None) -> sa.URL:
+def parse_url(text: str | None, parameters: str | None = None) -> sa.URL:
     """Check an operator's database URL and choose the driver whose waits can be bounded.
 
+    :param parameters: what oslo.db's ``connection_parameters`` adds, as in ``ssl_ca=/ca.pem``
     :raises ConfigError: no URL, one that cannot be parsed, or a database not supported
     """
     if not text:
@@ -65,7 +66,7 @@ def parse_url(text: str | None) -> sa.URL:
             'There is no database: set [database] connection to its URL, or give the '
             'configuration file that holds it with --config-file.')
     try:
-        url = sa.make_url(text)
+        url = sa.make_url(text).update_query_string(parameters or '')
     except (sa.exc.ArgumentError, ValueError):
         raise errors.ConfigError(
             '[database] connection is not a database URL; it should look like '
@@ -85,16 +86,18 @@ def parse_url(text: str | None) -> sa.URL:
 class Database:
     """One database, as one process uses it.  No connection is made before the first use."""
 
-    def __init__(self, url: str | None, *, connect_timeout: float = 2.0,
-                 read_timeout: float = 3.0, connections: int = 20) -> None:
+    def __init__(self, url: str | None, *, parameters: str | None = None,
+                 connect_timeout: float = 2.0, read_timeout: float = 3.0,
+                 connections: int = 20) -> None:
         """Prepare connections.
 
+        :param parameters: more of the URL's query
         :param connect_timeout: seconds one connect may take
         :param read_timeout: seconds one read or write may take
         :param connections: the most that may be open at a time
         :raises ConfigError: the URL cannot be used, or its driver is not installed
         """
-        self.url = parse_url(url)
+        self.url = parse_url(url, parameters)
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
         self.name = self.url.set(query={}).render_as_string(hide_password=True)
@@ -120,7 +123,7 @@ class Database:
     def _connect_args(self) -> dict[str, Any]:
         lock_wait = max(1, math.floor(self._read_timeout) - 1)
         if self.backend == 'mysql':
-            return {'connect_timeout': self._connect_timeout,
+            return {'charset': 'utf8mb4', 'connect_timeout': self._connect_timeout,
                     'read_timeout': self._read_timeout, 'write_timeout': self._read_timeout,
                     'init_command': f'SET SESSION innodb_lock_wait_timeout = {lock_wait}'}
         if self.backend == 'postgresql':

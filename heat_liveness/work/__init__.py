@@ -39,6 +39,15 @@ class Context:
     clock: clocks.Clock
 
 
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """What one attempt to take work over has brought."""
+
+    pieces: int
+    more: bool
+    """Whether there is more that may be had soon, so that the next look should ask again."""
+
+
 class WorkStore(Protocol):
     """Where work is kept, and how it goes on."""
 
@@ -46,10 +55,9 @@ class WorkStore(Protocol):
     def doubts(self) -> bool:
         """Whether an outcome was unclear, so that this engine may own what it does not run."""
 
-    def claim(self, owner: ServiceRow) -> int:
+    def claim(self, owner: ServiceRow) -> Claim:
         """Take over some of an ended engine's work, no more than there is room for, and run it.
 
-        :return: how many pieces; 0 when there is no room, or nothing that may be had now
         :raises DatabaseError: perhaps some; ``doubts`` says so then
         """
 
@@ -57,7 +65,7 @@ class WorkStore(Protocol):
         """Claim from itself what this engine owns but neither runs nor is just claiming."""
 
     def owners(self, engine_ids: Collection[str]) -> set[str]:
-        """Return those of the engines whose work is not all taken over."""
+        """Return those of the engines that own work still, so that their rows must stay."""
 
     def drain(self) -> None:
         """Take no new work, and return when the running work has ended."""

@@ -42,7 +42,7 @@ from typing import Any
 from heat_liveness import errors
 from heat_liveness.db.locks import LockRow, Locks
 from heat_liveness.db.members import ServiceRow
-from heat_liveness.work import Context
+from heat_liveness.work import Claim, Context
 
 LOG = logging.getLogger(__name__)
 
@@ -171,11 +171,11 @@ class NativeWork:
             return 0
         return max(0, self._settings.max_tasks - len(self._held))
 
-    def claim(self, owner: ServiceRow) -> int:
+    def claim(self, owner: ServiceRow) -> Claim:
         """Take over what there is room for; work whose owners died before, one at a time."""
         room = self.room()
         if not room:
-            return 0
+            return Claim(0, more=True)
         try:
             if owner.state == 'dead':
                 for row in self._locks.quarantine(owner, self._me, self._settings.max_takeovers):
@@ -188,7 +188,8 @@ class NativeWork:
         except errors.UnclearOutcome:
             self.doubts = True
             raise
-        return self._start(rows)
+        return Claim(self._start(rows),
+                     more=bool(rows) or bool(self._locks.owners([owner.engine_id])))
 
     def reclaim(self) -> int:
         """Claim from itself what this engine owns but neither runs nor is just claiming."""

@@ -1,0 +1,143 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""How liveness enters heat-engine: one file, off unless ``[liveness] enabled``.
+
+Heat calls ``is_available()`` on what it finds in the entry-point group ``heat.clients``, in
+the parent, before it forks its workers; nothing happens at import.  When enabled, the bridge
+then puts itself round five methods:
+
+* ``WorkerService.start``: the engine joins before its RPC server consumes;
+* ``EngineService.stop``: it drains before, and leaves after whatever happens inside, which
+  can raise midway;
+* ``Resource._store_with_lock``, ``Resource.resource_id_set``, ``WorkerClient.check_resource``:
+  the gate stands before each write under a lock, the one write that Heat does not fence, and
+  each message.
+
+A fault of ours never stops Heat.  The signatures are checked first, and where one differs
+the bridge stays off with one ERROR.  Heat's loader lets a failed ``assert`` through, so
+nothing gets out of ``is_available``.
+"""
+
+import functools
+import importlib
+import inspect
+import logging
+import socket
+from typing import Any
+
+from oslo_config import cfg
+
+from heat_liveness import conf, errors
+from heat_liveness.heat import lifecycle
+
+LOG = logging.getLogger(__name__)
+
+BINARY = 'heat-engine'
+TOPIC = 'engine'
+"""As in Heat's own service table, so that both tables say the same."""
+
+_WRAPPED = {
+    'heat.engine.worker:WorkerService.start': ['self'],
+    'heat.engine.service:EngineService.stop': ['self'],
+    'heat.engine.resource:Resource._store_with_lock': ['self', 'rs', 'lock'],
+    'heat.engine.resource:Resource.resource_id_set': ['self', 'inst'],
+    # Heat 26 and later have more arguments behind these.
+    'heat.rpc.worker_client:WorkerClient.check_resource': [
+        'self', 'ctxt', 'resource_id', 'current_traversal', 'data', 'is_update',
+        'adopt_stack_data', 'converge'],
+}
+
+
+class LivenessBridge:
+    """What the entry point names; it is never instantiated, and registers no client."""
+
+    _entered = False
+
+    @classmethod
+    def is_available(cls) -> bool:
+        """Enter Heat if that is switched on; always say that there is no client here."""
+        try:
+            if not cls._entered:
+                cls._entered = enter(cfg.CONF)
+        except errors.LivenessError as error:
+            LOG.error('Liveness is off in this heat-engine: %s', error)
+        except Exception:
+            LOG.exception('Liveness is off in this heat-engine: it could not be put in place.')
+        return False
+
+
+def enter(config: cfg.ConfigOpts) -> bool:
+    """Wrap Heat's methods if ``[liveness] enabled``; return whether that was done.
+
+    :raises ConfigError: an option cannot be used, or this Heat is not one we know
+    """
+    conf.register(config)
+    if not config.liveness.enabled:
+        return False
+    settings = conf.Settings.from_conf(config)
+    _check_signatures()
+    _wrap(lifecycle.EngineLifecycle(config, settings))
+    LOG.info('Liveness is on: each engine worker beats every %g s and is declared dead after '
+             '%g s without a beat.', settings.report_interval, settings.service_down_time)
+    return True
+
+
+def _find(path: str) -> tuple[type, str]:
+    module, _, attribute = path.partition(':')
+    owner, _, name = attribute.partition('.')
+    return getattr(importlib.import_module(module), owner), name
+
+
+def _check_signatures() -> None:
+    for path, expected in _WRAPPED.items():
+        try:
+            owner, name = _find(path)
+            found = list(inspect.signature(getattr(owner, name)).parameters)
+        except (ImportError, AttributeError) as error:
+            raise errors.ConfigError(
+                f'this Heat has no {path} ({error}): use a release of heat-liveness that knows '
+                f'this Heat.') from error
+        if found[:len(expected)] != expected:
+            raise errors.ConfigError(
+                f'{path} of this Heat takes {", ".join(found)} instead of '
+                f'{", ".join(expected)}: use a release of heat-liveness that knows this Heat.')
+
+
+def _wrap(life: lifecycle.EngineLifecycle) -> None:
+    def started(original: Any) -> Any:
+        @functools.wraps(original)
+        def start(self: Any) -> Any:
+            life.starting(self.engine_id, self.host, socket.gethostname(), BINARY, TOPIC)
+            return original(self)
+        return start
+
+    def stopped(original: Any) -> Any:
+        @functools.wraps(original)
+        def stop(self: Any) -> Any:
+            life.stopping()
+            try:
+                return original(self)
+            finally:
+                life.stopped()
+        return stop
+
+    def gated(original: Any) -> Any:
+        @functools.wraps(original)
+        def pass_gate(*args: Any, **kwargs: Any) -> Any:
+            life.gate()
+            return original(*args, **kwargs)
+        return pass_gate
+
+    for path, wrapper in zip(_WRAPPED, (started, stopped, gated, gated, gated), strict=True):
+        owner, name = _find(path)
+        setattr(owner, name, wrapper(getattr(owner, name)))

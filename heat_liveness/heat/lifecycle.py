@@ -1,0 +1,133 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The interface that Heat itself should one day offer: an engine starts, acts, stops.
+
+``starting`` before any work can reach the engine, ``gate`` before each thing it does,
+``stopping`` and ``stopped`` round its end.  None of them ever raises: a fault here must not
+become a fault of Heat's.
+
+If the database is away or the tables are missing when the engine starts, Heat starts
+anyway, one ERROR says what to do, and the join is tried again until it succeeds.  Until
+then the engine has no row: the others call it unknown, and nobody judges it.
+
+``gate`` blocks while the engine holds.  It must not raise: Heat takes an exception there for
+a failure of the resource and marks the whole stack FAILED.  For the same reason it never
+returns once the engine is dead; the heart ends the process.
+"""
+
+import logging
+import threading
+
+from oslo_config import cfg
+
+from heat_liveness import agent, conf, errors
+from heat_liveness import clock as clocks
+from heat_liveness import engine as engines
+
+LOG = logging.getLogger(__name__)
+
+JOIN_RETRY_SECONDS = 5.0
+
+
+class EngineLifecycle:
+    """One heat-engine's liveness.  Made in the parent; everything else happens in a worker."""
+
+    def __init__(self, config: cfg.ConfigOpts, settings: conf.Settings) -> None:
+        self._config = config
+        self._settings = settings
+        self._clock = clocks.BootClock()
+        self._live: agent.Liveness | None = None
+        self._joined = False
+        self._stopped = threading.Event()
+        self._scans: object = None
+
+    def starting(self, engine_id: str, host: str, hostname: str, binary: str,
+                 topic: str) -> None:
+        """Join, before any work can reach the engine; or go on trying beside it."""
+        try:
+            identity = engines.Identity.new(engine_id=engine_id, host=host, hostname=hostname,
+                                            binary=binary, topic=topic)
+            # Heat's side is imported where Heat runs, not in the parent.
+            from heat_liveness.heat.work import HeatWork
+            self._live = agent.Liveness(identity, self._settings,
+                                        agent.database(self._config, self._settings), HeatWork)
+            if not self._join(self._live, first=True):
+                threading.Thread(target=self._join_later, args=(self._live,),
+                                 name='liveness-join', daemon=True).start()
+        except errors.LivenessError as error:
+            LOG.error('Liveness is off in engine %s: %s', engine_id, error)
+        except Exception:
+            LOG.exception('Liveness is off in engine %s.', engine_id)
+
+    def _join(self, live: agent.Liveness, first: bool) -> bool:
+        try:
+            live.join()
+        except (errors.DatabaseError, errors.SchemaError) as error:
+            log = LOG.error if first else LOG.debug
+            log('Engine %s could not join the service table; it works without, and nobody '
+                'would finish its work. It is tried again every %g s. %s',
+                live.identity.engine_id, JOIN_RETRY_SECONDS, error)
+            return False
+        live.start(scanner=False)
+        self._start_scans(live)
+        self._joined = True
+        LOG.info('Engine %s has joined the service table.', live.identity.engine_id)
+        return True
+
+    def _join_later(self, live: agent.Liveness) -> None:
+        try:
+            while not self._clock.wait(self._stopped, JOIN_RETRY_SECONDS):
+                if self._join(live, first=False):
+                    return
+        except Exception:
+            LOG.exception('Liveness is off in engine %s.', live.identity.engine_id)
+
+    def _start_scans(self, live: agent.Liveness) -> None:
+        # oslo.service is imported in the worker only: importing it chooses a threading model,
+        # which is Heat's to choose.
+        from oslo_service import loopingcall
+
+        scans = loopingcall.FixedIntervalLoopingCall(live.periodic_scan)
+        scans.start(interval=self._settings.scan_interval, stop_on_exception=False)
+        self._scans = scans
+        LOG.info('The periodic task liveness-scan runs every %g s in engine %s.',
+                 self._settings.scan_interval, live.identity.engine_id)
+
+    def gate(self) -> None:
+        """Return when the engine may act; never, when it is dead."""
+        if self._live is None or not self._joined:
+            return
+        try:
+            self._live.gate.wait()
+        except errors.EngineDead as error:
+            LOG.error('Nothing more is done here: %s', error)
+            threading.Event().wait()
+
+    def stopping(self) -> None:
+        """Tell the others that the engine takes no new work; it beats on."""
+        try:
+            self._stopped.set()
+            if self._live is not None and self._joined:
+                self._live.drain()
+        except Exception:
+            LOG.exception('The others were not told that this engine stops.')
+
+    def stopped(self) -> None:
+        """Leave: the last lock is released."""
+        try:
+            if self._live is not None and self._joined:
+                if self._scans is not None:
+                    self._scans.stop()  # type: ignore[attr-defined]
+                self._live.stop()
+        except Exception:
+            LOG.exception('This engine ends without having left; the others will find it dead.')

@@ -1,0 +1,173 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Heat's resources as work: what a dead heat-engine holds is made to go on.
+
+A claim clears the lock, writes the state from which Heat does the right thing by itself,
+and writes an *order* into the journal, all in one transaction (:mod:`.rows`).  The order is
+then carried out: Heat's own ``retrigger_check_resource`` sends the check of that node of the
+stack's graph to any living engine, with the credentials of the stack's owner.
+
+An order may be carried out by anyone: its claimer, again, when the first try failed (it asks
+Keystone and the message queue, which may be away), or another engine when the claimer has
+died.  Before it is sent, the resource must be as the takeover left it; if its atomic_key has
+moved on, somebody has taken it up, and another message would only disturb him.
+
+This release recovers CREATE.  What it cannot recover safely it leaves alone, with the
+reason in the journal and one WARNING.
+"""
+
+import logging
+import threading
+from collections.abc import Collection
+from concurrent import futures
+
+from heat.common import context as heat_context
+from heat.common import exception as heat_exception
+from heat.engine import check_resource
+from heat.engine import stack as heat_stack
+from heat.objects import resource as heat_resource
+from heat.rpc import worker_client
+
+from heat_liveness import errors
+from heat_liveness.db.members import ServiceRow
+from heat_liveness.heat import rows
+from heat_liveness.work import Claim, Context
+
+LOG = logging.getLogger(__name__)
+
+_SENDERS = 4
+"""Threads that carry out orders: each waits for Keystone most of its time."""
+
+
+class HeatWork:
+    """The work store of a heat-engine."""
+
+    def __init__(self, context: Context) -> None:
+        self.doubts = False
+        self._me = context.identity.engine_id
+        self._gate = context.gate
+        self._most = context.settings.max_tasks
+        self._retry_seconds = context.settings.service_down_time
+        self._rows = rows.HeatRows(context.database)
+        self._pool = futures.ThreadPoolExecutor(_SENDERS, thread_name_prefix='liveness-order')
+        self._guard = threading.Lock()
+        self._running: set[int] = set()
+        self._left_alone: set[tuple[int, int]] = set()
+        self._draining = False
+
+    def claim(self, owner: ServiceRow) -> Claim:
+        """Take over locked resources and unsent orders of an ended engine; see :class:`Claim`."""
+        self._rows.hide_service(owner.engine_id)
+        room = self._room()
+        if not room:
+            return Claim(0, more=True)
+        try:
+            adopted = self._rows.adopt(owner.engine_id, self._me, room)
+            decided = self._rows.take_over(owner, self._me, room, self._left_alone)
+        except errors.UnclearOutcome:
+            self.doubts = True
+            raise
+        taken = 0
+        for row, plan, reason in decided:
+            if plan is rows.Plan.LEAVE_ALONE:
+                self._left_alone.add((row.id, row.atomic_key))
+                if reason:
+                    LOG.warning(
+                        'Resource %s of stack %s (%s) is locked by the ended engine %s and is '
+                        'left alone: %s.', row.name, row.stack_name, row.stack_id,
+                        row.engine_id, reason)
+            else:
+                taken += 1
+                LOG.info('Resource %s of stack %s (%s) is taken over from engine %s: %s, as %s.',
+                         row.name, row.stack_name, row.stack_id, row.engine_id, plan, reason)
+        if taken:
+            self._carry_out(self._rows.orders(self._me, self._most))
+        self._carry_out(adopted)
+        return Claim(taken + len(adopted), more=len(decided) + len(adopted) >= room)
+
+    def reclaim(self) -> int:
+        """Carry out what this engine has claimed and not sent: a try failed, or was unclear."""
+        self.doubts = False
+        return self._carry_out(self._rows.orders(self._me, self._most))
+
+    def owners(self, engine_ids: Collection[str]) -> set[str]:
+        """Return those of the engines that hold a resource, or an order, of a stack in progress."""
+        held = self._rows.held(engine_ids, len(engine_ids) * self._most) if engine_ids else []
+        return ({row.engine_id for row in held}
+                | {engine_id for engine_id in engine_ids if self._rows.orders(engine_id, 1)})
+
+    def drain(self) -> None:
+        """Claim nothing more; what is not sent yet, the others will send."""
+        self._draining = True
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _room(self) -> int:
+        return 0 if self._draining else max(0, self._most - len(self._running))
+
+    def _carry_out(self, orders: Collection[rows.Order]) -> int:
+        with self._guard:
+            new = [order for order in orders if order.id not in self._running]
+            self._running.update(order.id for order in new)
+        for order in new:
+            self._pool.submit(self._order, order)
+        return len(new)
+
+    def _order(self, order: rows.Order) -> None:
+        try:
+            self._gate.wait()
+            outcome = self._resume(order)
+            self._rows.close(order, self._me, outcome)
+            LOG.info('Resource %s of stack %s (%s): %s.', order.name, order.stack_name,
+                     order.stack_id, outcome)
+        except errors.EngineDead as error:
+            LOG.warning('The check of resource %s is not sent: %s', order.name, error)
+        except Exception:
+            LOG.exception('The check of resource %s of stack %s (%s) could not be sent; it is '
+                          'tried again within %g s.', order.name, order.stack_name,
+                          order.stack_id, self._retry_seconds)
+        finally:
+            with self._guard:
+                self._running.discard(order.id)
+
+    def _resume(self, order: rows.Order) -> str:
+        """Send the check, unless the work has gone on already; return what was done."""
+        if not self._rows.untouched(order):
+            return 'somebody has taken it up already'
+        try:
+            stack = heat_stack.Stack.load(heat_context.get_admin_context(), order.stack_id,
+                                          use_stored_context=True)
+        except heat_exception.NotFound:
+            return 'its stack is gone'
+        if stack.status != stack.IN_PROGRESS or stack.current_traversal != order.traversal:
+            return 'its stack has begun something else'
+        node = self._node(stack, order.resource_id)
+        check_resource.CheckResource(
+            self._me, worker_client.WorkerClient(), None, None, None,
+        ).retrigger_check_resource(stack.context, node, stack)
+        return 'its check was sent'
+
+    @staticmethod
+    def _node(stack: heat_stack.Stack, resource_id: int) -> int:
+        """Return the id under which the graph knows a resource: that of what it replaces.
+
+        A replacement is not in the graph of its traversal, and a check of it would end in a
+        KeyError inside Heat; a check of the original makes another replacement.
+        """
+        graph = stack.convergence_dependencies.graph()
+        node: int | None = resource_id
+        while node is not None:
+            if any(heat_stack.ConvergenceNode(node, is_update) in graph
+                   for is_update in (True, False)):
+                return node
+            node = heat_resource.Resource.get_obj(stack.context, node).replaces
+        return resource_id
