@@ -12,13 +12,16 @@
 
 """One engine's liveness, put together: threads that beat, watch and scan.
 
-:class:`Liveness` needs no framework; :func:`service` wraps it in an oslo.service ``Service``
-for ``heat-liveness-agent``.  oslo.service freezes the threading model of a process when it
-is imported, so it is imported only there.
+:class:`Liveness` needs no framework.  ``heat-liveness-agent`` puts it into an oslo.service
+``Service``, and the bridge into heat-engine; both run the scan as a periodic task of theirs.
 
 Three threads.  The *heart* beats, and does nothing else, so that no slow work delays it.
-The *watchdog* looks at the gate.  The *scanner* observes and takes over; it belongs to the
-caller where the caller has timers of his own.
+The *watchdog* looks at the gate.  The *scanner* observes and takes over, where the caller
+has no periodic tasks.
+
+**Where the database is away** when an engine starts, the join is tried again until it
+succeeds.  The service that it belongs to is not kept waiting: it works without a row, and
+nobody judges it.
 
 Whatever declares this engine dead ends its process at once, without unwinding: code that
 is still running in other threads must not get another chance to write.
@@ -43,6 +46,9 @@ LOG = logging.getLogger(__name__)
 
 EXIT_DEAD = 75
 """Exit status of an engine that was declared dead: temporary failure, start it again."""
+
+JOIN_RETRY_SECONDS = 5.0
+"""How long an engine waits before it tries again to join."""
 
 WorkFactory = Callable[[Context], WorkStore]
 
@@ -84,11 +90,55 @@ class Liveness:
                                           Journal(database), self.gate, self._clock, chance)
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._taken: dict[str, float] = {}
+        """When each thread took its last step."""
         self._blind = False
 
     def join(self) -> None:
         """Write the service row; raises as :meth:`Membership.join`."""
         self.membership.join()
+
+    def begin(self, joined: Callable[[], None]) -> None:
+        """Join and start the threads but the scanner: now if that can be done, else later.
+
+        :param joined: called once, when the engine has joined, to start the scans
+        """
+        if not self._try_to_begin(joined, logging.ERROR):
+            threading.Thread(target=self._begin_later, args=(joined,), name='liveness-join',
+                             daemon=True).start()
+
+    def _try_to_begin(self, joined: Callable[[], None], level: int) -> bool:
+        try:
+            self.join()
+        except (errors.DatabaseError, errors.SchemaError) as error:
+            LOG.log(level, 'Engine %s could not join the service table, so nobody would finish '
+                    'its work; it tries again every %g s. %s', self.identity.engine_id,
+                    JOIN_RETRY_SECONDS, error)
+            return False
+        LOG.info('Engine %s has joined the service table.', self.identity.engine_id)
+        self.start(scanner=False)
+        joined()
+        return True
+
+    def _begin_later(self, joined: Callable[[], None]) -> None:
+        while not self._clock.wait(self._stop, JOIN_RETRY_SECONDS):
+            try:
+                if self._try_to_begin(joined, logging.DEBUG):
+                    return
+            except errors.EngineDead as error:
+                self._end(str(error))
+                return
+
+    @property
+    def joined(self) -> bool:
+        """Whether the engine has a row, so that the gate says something about it."""
+        return self.membership.state is not membership.State.NEW
+
+    @property
+    def well(self) -> bool:
+        """Whether the threads of this engine take their steps; an engine that holds is well."""
+        longest = self._settings.fence_time
+        return all(self._clock.now() - taken < longest for taken in self._taken.values())
 
     def start(self, *, scanner: bool = True) -> None:
         """Start the threads.
@@ -107,6 +157,7 @@ class Liveness:
 
     def _loop(self, step: Callable[[], float]) -> None:
         while not self._stop.is_set():
+            self._taken[step.__name__] = self._clock.now()
             self._clock.wait(self._stop, self._guarded(step))
 
     def _guarded(self, step: Callable[[], float]) -> float:
@@ -157,6 +208,8 @@ class Liveness:
         self.drain()
         self.work.drain()
         self._stop.set()
+        if not self.joined:
+            return
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()

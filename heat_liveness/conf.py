@@ -42,6 +42,7 @@ A set that breaks one is refused by a sentence that names the value to change.
 """
 
 import dataclasses
+import logging
 import math
 import socket
 from collections.abc import Sequence
@@ -50,6 +51,8 @@ from oslo_config import cfg
 from oslo_db import options as db_options
 
 from heat_liveness import errors
+
+LOG = logging.getLogger(__name__)
 
 GROUP = 'liveness'
 
@@ -62,48 +65,48 @@ OPTIONS: list[cfg.Opt] = [
     cfg.BoolOpt('enabled', default=False,
                 help='Inside heat-engine: whether each engine worker beats, watches the others and '
                      'takes over the work of dead ones. The agent and the commands do not ask.'),
-    cfg.FloatOpt('report_interval', default=4.0, min=0.05, max=300.0,
+    cfg.FloatOpt('report_interval', default=4.0, min=0.05, max=300.0, mutable=True,
                  help='Seconds between two beats of an engine. Each beat is one UPDATE of one row. '
                       'A longer interval costs less and needs a larger fence_time and '
                       'service_down_time.'),
-    cfg.FloatOpt('fence_time', default=20.0, min=0.2, max=3600.0,
+    cfg.FloatOpt('fence_time', default=20.0, min=0.2, max=3600.0, mutable=True,
                  help='Seconds without a successful beat after which an engine holds: it starts no '
                       'work and writes nothing until a beat succeeds. Shorter than a stall of the '
                       'database, engines hold for nothing.'),
-    cfg.FloatOpt('service_down_time', default=30.0, min=1.0, max=7200.0,
+    cfg.FloatOpt('service_down_time', default=30.0, min=1.0, max=7200.0, mutable=True,
                  help='Seconds from the last beat of an engine to its declaration as dead. It must '
                       'leave room for fence_time; a death that can be proved on the same machine '
                       'is declared at once.'),
-    cfg.FloatOpt('scan_interval', default=1.0, min=0.05, max=300.0,
+    cfg.FloatOpt('scan_interval', default=1.0, min=0.05, max=300.0, mutable=True,
                  help='Seconds between two looks of an engine at the others. Each look is one '
                       'indexed SELECT; a longer interval delays a declaration by as much.'),
-    cfg.FloatOpt('beat_retry', default=0.5, min=0.01, max=60.0,
+    cfg.FloatOpt('beat_retry', default=0.5, min=0.01, max=60.0, mutable=True,
                  help='Seconds before a failed beat is tried again.'),
-    cfg.FloatOpt('connect_timeout', default=2.0, min=0.1, max=60.0,
+    cfg.FloatOpt('connect_timeout', default=2.0, min=0.1, max=60.0, mutable=True,
                  help='Seconds a connection to the database may take. Replaces what the driver or '
                       '[database] says, for the connections of this package only.'),
-    cfg.FloatOpt('read_timeout', default=3.0, min=0.1, max=60.0,
+    cfg.FloatOpt('read_timeout', default=3.0, min=0.1, max=60.0, mutable=True,
                  help='Seconds one read from, or one write to, the database may take before the '
                       'connection is given up. Without a bound a frozen server would hang an '
                       'engine for good.'),
-    cfg.FloatOpt('database_stall_time', default=6.1, min=0.0, max=60.0,
+    cfg.FloatOpt('database_stall_time', default=6.1, min=0.0, max=60.0, mutable=True,
                  help='Seconds a database that is well may stall. A Galera cluster that loses a '
                       'node stalls for its evs.suspect_timeout and a little more (6.1); a database '
                       'of one server may have 0.'),
-    cfg.FloatOpt('stall_time', default=1.0, min=0.0, max=60.0,
+    cfg.FloatOpt('stall_time', default=1.0, min=0.0, max=60.0, mutable=True,
                  help='Seconds the interpreter of an engine may stall: with 256 busy threads up to '
                       '9.8, which needs a fence_time of 29 and a service_down_time of 48.'),
-    cfg.FloatOpt('breaker_delay', default=60.0, min=0.0, max=3600.0,
+    cfg.FloatOpt('breaker_delay', default=60.0, min=0.0, max=3600.0, mutable=True,
                  help='Seconds a declaration waits longer when more than half of the hosts, and '
                       'more than two, look dead at once: then the fault is rather with the '
                       'network or the database.'),
-    cfg.FloatOpt('purge_after', default=7 * 86400.0, min=60.0, max=366 * 86400.0,
+    cfg.FloatOpt('purge_after', default=7 * 86400.0, min=60.0, max=366 * 86400.0, mutable=True,
                  help='Seconds after which the row of a dead engine that owns nothing is removed, '
                       'and with it the journal of that time.'),
-    cfg.IntOpt('max_takeovers', default=3, min=1, max=1000,
+    cfg.IntOpt('max_takeovers', default=3, min=1, max=1000, mutable=True,
                help='How many times work may be taken over because its owners died. Then it is '
                     'quarantined: shown to the operator, and given to nobody.'),
-    cfg.IntOpt('max_tasks', default=16, min=1, max=4096,
+    cfg.IntOpt('max_tasks', default=16, min=1, max=4096, mutable=True,
                help='How many tasks one engine runs at a time. It takes over no more than it has '
                     'room for, so that the survivors share.'),
     cfg.IntOpt('workers', default=1, min=1, max=1024,
@@ -249,6 +252,19 @@ class Settings:
                 f'while a transaction of its own may still land: set purge_after to '
                 f'{_up(LOCK_WAIT_SECONDS + 10 * down):g} or more.')
         return found
+
+
+def reloaded(conf: cfg.ConfigOpts, last_good: Settings) -> Settings:
+    """Return the options as they stand now, or the last good ones where they cannot be used.
+
+    A worker that is started after a reload must not stay without a heartbeat because of a
+    slip in a file.
+    """
+    try:
+        return Settings.from_conf(conf)
+    except errors.ConfigError as error:
+        LOG.error('The options of before are kept: %s', error)
+        return last_good
 
 
 def window_for(fence_time: float) -> float:

@@ -59,10 +59,11 @@ class Process:
         try:
             with open('/proc/sys/kernel/random/boot_id', encoding='ascii') as file:
                 boot_id = file.read().strip()
-            namespaces = [os.stat(f'/proc/self/ns/{name}').st_ino for name in ('pid', 'time')]
+            pid_namespace = os.stat('/proc/self/ns/pid').st_ino
+            time_namespace = os.stat('/proc/self/ns/time').st_ino
         except OSError:
-            boot_id, namespaces = '', [0, 0]
-        return cls(pid, stat.start_time if stat else 0, *namespaces, boot_id)
+            boot_id, pid_namespace, time_namespace = '', 0, 0
+        return cls(pid, stat.start_time if stat else 0, pid_namespace, time_namespace, boot_id)
 
 
 @dataclasses.dataclass(frozen=True)

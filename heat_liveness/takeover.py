@@ -79,7 +79,8 @@ class Takeover:
         """
         taken = 0
         now = self._clock.now()
-        due = [row for row in ended if self._due(row.engine_id, now)]
+        due = [row for row in ended if row.engine_id not in self._relieved]
+        due += self._again(ended, now)
         # Survivors that begin with different owners contend less.
         self._chance.shuffle(due)
         for owner in due:
@@ -89,9 +90,13 @@ class Takeover:
             self._work.reclaim()
         return taken
 
-    def _due(self, engine_id: str, now: float) -> bool:
-        relieved = self._relieved.get(engine_id)
-        return relieved is None or now - relieved >= self._settings.service_down_time
+    def _again(self, ended: Sequence[ServiceRow], now: float) -> list[ServiceRow]:
+        """Return the relieved owners that have work again.  One question for all of them."""
+        due = [row.engine_id for row in ended
+               if now - self._relieved.get(row.engine_id, now) >= self._settings.service_down_time]
+        owners = self._work.owners(due) if due else set()
+        self._relieved.update(dict.fromkeys(due, now))
+        return [row for row in ended if row.engine_id in owners]
 
     def _due_for_itself(self, now: float) -> bool:
         return (self._work.doubts or self._looked_after_itself is None

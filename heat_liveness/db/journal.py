@@ -62,7 +62,7 @@ class Journal:
     def search(self, engine_id: str | None = None, kind: str | None = None,
                limit: int = 1000) -> list[Entry]:
         """Return the newest entries, oldest first."""
-        where = [sa.true()]
+        where: list[sa.ColumnElement[bool]] = [sa.true()]
         if engine_id is not None:
             where.append(sa.or_(_t.c.engine_id == engine_id, _t.c.taken_by == engine_id))
         if kind is not None:

@@ -131,7 +131,7 @@ class Locks:
     def search(self, status: str | None = None, engine_id: str | None = None,
                limit: int = MOST_ROWS) -> list[LockRow]:
         """Return locks, oldest first."""
-        where = [sa.true()]
+        where: list[sa.ColumnElement[bool]] = [sa.true()]
         if status is not None:
             where.append(_t.c.status == status)
         if engine_id is not None:

@@ -17,6 +17,8 @@ foreign key leads to a table of Heat's.  Names compare by their bytes (``utf8mb4
 two locks whose names differ in case are two locks on each database.
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
@@ -29,7 +31,8 @@ ENDED = ('dead', 'left')
 
 metadata = sa.MetaData()
 
-_MYSQL = {'mysql_engine': 'InnoDB', 'mysql_charset': 'utf8mb4', 'mysql_collate': 'utf8mb4_bin'}
+_MYSQL: dict[str, Any] = {
+    'mysql_engine': 'InnoDB', 'mysql_charset': 'utf8mb4', 'mysql_collate': 'utf8mb4_bin'}
 _Key = sa.BigInteger().with_variant(sa.Integer(), 'sqlite')
 _LongText = sa.Text().with_variant(mysql.MEDIUMTEXT(), 'mysql', 'mariadb')
 

@@ -25,18 +25,17 @@ a failure of the resource and marks the whole stack FAILED.  For the same reason
 returns once the engine is dead; the heart ends the process.
 """
 
+import functools
 import logging
 import threading
+from typing import Any
 
 from oslo_config import cfg
 
 from heat_liveness import agent, conf, errors
-from heat_liveness import clock as clocks
 from heat_liveness import engine as engines
 
 LOG = logging.getLogger(__name__)
-
-JOIN_RETRY_SECONDS = 5.0
 
 
 class EngineLifecycle:
@@ -45,11 +44,8 @@ class EngineLifecycle:
     def __init__(self, config: cfg.ConfigOpts, settings: conf.Settings) -> None:
         self._config = config
         self._settings = settings
-        self._clock = clocks.BootClock()
         self._live: agent.Liveness | None = None
-        self._joined = False
-        self._stopped = threading.Event()
-        self._scans: object = None
+        self._scans: Any = None
 
     def starting(self, engine_id: str, host: str, hostname: str, binary: str,
                  topic: str) -> None:
@@ -59,38 +55,14 @@ class EngineLifecycle:
                                             binary=binary, topic=topic)
             # Heat's side is imported where Heat runs, not in the parent.
             from heat_liveness.heat.work import HeatWork
+            self._settings = conf.reloaded(self._config, self._settings)
             self._live = agent.Liveness(identity, self._settings,
                                         agent.database(self._config, self._settings), HeatWork)
-            if not self._join(self._live, first=True):
-                threading.Thread(target=self._join_later, args=(self._live,),
-                                 name='liveness-join', daemon=True).start()
+            self._live.begin(functools.partial(self._start_scans, self._live))
         except errors.LivenessError as error:
             LOG.error('Liveness is off in engine %s: %s', engine_id, error)
         except Exception:
             LOG.exception('Liveness is off in engine %s.', engine_id)
-
-    def _join(self, live: agent.Liveness, first: bool) -> bool:
-        try:
-            live.join()
-        except (errors.DatabaseError, errors.SchemaError) as error:
-            log = LOG.error if first else LOG.debug
-            log('Engine %s could not join the service table; it works without, and nobody '
-                'would finish its work. It is tried again every %g s. %s',
-                live.identity.engine_id, JOIN_RETRY_SECONDS, error)
-            return False
-        live.start(scanner=False)
-        self._start_scans(live)
-        self._joined = True
-        LOG.info('Engine %s has joined the service table.', live.identity.engine_id)
-        return True
-
-    def _join_later(self, live: agent.Liveness) -> None:
-        try:
-            while not self._clock.wait(self._stopped, JOIN_RETRY_SECONDS):
-                if self._join(live, first=False):
-                    return
-        except Exception:
-            LOG.exception('Liveness is off in engine %s.', live.identity.engine_id)
 
     def _start_scans(self, live: agent.Liveness) -> None:
         # oslo.service is imported in the worker only: importing it chooses a threading model,
@@ -105,7 +77,7 @@ class EngineLifecycle:
 
     def gate(self) -> None:
         """Return when the engine may act; never, when it is dead."""
-        if self._live is None or not self._joined:
+        if self._live is None or not self._live.joined:
             return
         try:
             self._live.gate.wait()
@@ -116,8 +88,7 @@ class EngineLifecycle:
     def stopping(self) -> None:
         """Tell the others that the engine takes no new work; it beats on."""
         try:
-            self._stopped.set()
-            if self._live is not None and self._joined:
+            if self._live is not None and self._live.joined:
                 self._live.drain()
         except Exception:
             LOG.exception('The others were not told that this engine stops.')
@@ -125,9 +96,9 @@ class EngineLifecycle:
     def stopped(self) -> None:
         """Leave: the last lock is released."""
         try:
-            if self._live is not None and self._joined:
-                if self._scans is not None:
-                    self._scans.stop()  # type: ignore[attr-defined]
+            if self._scans is not None:
+                self._scans.stop()
+            if self._live is not None:
                 self._live.stop()
         except Exception:
             LOG.exception('This engine ends without having left; the others will find it dead.')

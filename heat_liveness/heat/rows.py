@@ -25,7 +25,7 @@ happen then stands in the journal, written in the same transaction, as one row p
 import dataclasses
 import enum
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -123,34 +123,28 @@ class HeatRows:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def held(self, engine_ids: Collection[str], limit: int,
-             connection: sa.Connection | None = None) -> list[HeldResource]:
-        """Return resources of stacks IN_PROGRESS that these engines hold.
+    def holders(self, engine_ids: Collection[str]) -> set[str]:
+        """Return those of the engines that hold a resource of a stack IN_PROGRESS."""
+        found: set[str] = set()
+        with self._database.autocommit() as connection:
+            for ids in _chunks(sorted(_in_progress(connection))):
+                found.update(connection.scalars(
+                    sa.select(_resource.c.engine_id).distinct().where(
+                        _resource.c.stack_id.in_(ids), _resource.c.engine_id.in_(engine_ids))))
+        return found
 
-        :param connection: within a transaction, to lock the rows, passing by those that
-            another survivor has locked
-        """
-        if connection is None:
-            with self._database.autocommit() as own:
-                return self._held(own, engine_ids, limit, lock=False)
-        return self._held(connection, engine_ids, limit, lock=True)
-
-    def _held(self, connection: sa.Connection, engine_ids: Collection[str], limit: int,
-              lock: bool) -> list[HeldResource]:
-        stacks = {row.id: row for row in connection.execute(
-            sa.select(_stack.c.id, _stack.c.name, _stack.c.action, _stack.c.current_traversal)
-            .where(_stack.c.status == 'IN_PROGRESS', _stack.c.convergence.is_(sa.true()),
-                   _stack.c.deleted_at.is_(None)))}
+    @staticmethod
+    def _held(connection: sa.Connection, engine_id: str, limit: int) -> list[HeldResource]:
+        """Lock resources that an engine holds, passing by those another survivor has locked."""
+        stacks = _in_progress(connection)
         found: list[HeldResource] = []
-        ids = sorted(stacks)
-        for start in range(0, len(ids), _STACKS_AT_ONCE):
-            query = (sa.select(_resource)
-                     .where(_resource.c.stack_id.in_(ids[start:start + _STACKS_AT_ONCE]),
-                            _resource.c.engine_id.in_(engine_ids))
-                     .order_by(_resource.c.id).limit(limit - len(found)))
-            if lock:
-                query = query.with_for_update(skip_locked=True)
-            found += [_held(row, stacks[row.stack_id]) for row in connection.execute(query)]
+        for ids in _chunks(sorted(stacks)):
+            rows = connection.execute(
+                sa.select(_resource)
+                .where(_resource.c.stack_id.in_(ids), _resource.c.engine_id == engine_id)
+                .order_by(_resource.c.id).limit(limit - len(found))
+                .with_for_update(skip_locked=True))
+            found += [_held(row, stacks[row.stack_id]) for row in rows]
             if len(found) >= limit:
                 break
         return found
@@ -173,9 +167,9 @@ class HeatRows:
         :param known: (id, atomic_key) of what was left alone before
         :return: what this call has decided; wins count, as it has committed
         """
-        decided = []
+        decided: list[tuple[HeldResource, Plan, str]] = []
         with self._database.transaction() as connection:
-            for row in self.held([owner.engine_id], limit + len(known), connection):
+            for row in self._held(connection, owner.engine_id, limit + len(known)):
                 if (row.id, row.atomic_key) in known or len(decided) >= limit:
                     continue
                 what, why = plan(row, self.nested_exists(connection, row))
@@ -245,6 +239,14 @@ class HeatRows:
                 .order_by(_journal.c.id).limit(limit)).all()
         return [_order(row) for row in rows]
 
+    def claimers(self, engine_ids: Collection[str]) -> set[str]:
+        """Return those of the engines that have claimed orders and not sent them."""
+        with self._database.autocommit() as connection:
+            return set(connection.scalars(
+                sa.select(_journal.c.taken_by).distinct().where(
+                    _journal.c.status == CLAIMED, _journal.c.kind == KIND,
+                    _journal.c.taken_by.in_(engine_ids))))
+
     def untouched(self, order: Order) -> bool:
         """Return whether the resource is as the takeover left it: nobody has taken it up."""
         with self._database.fresh() as connection:
@@ -273,6 +275,20 @@ class HeatRows:
                 .where(_service.c.engine_id == engine_id, _service.c.deleted_at.is_(None),
                        ended(engine_id))
                 .values(deleted_at=times.now()))
+
+
+def _in_progress(connection: sa.Connection) -> dict[str, sa.Row[Any]]:
+    """Return the convergence stacks that are being worked on, nested ones among them, by id."""
+    rows: Iterable[sa.Row[Any]] = connection.execute(
+        sa.select(_stack.c.id, _stack.c.name, _stack.c.action, _stack.c.current_traversal)
+        .where(_stack.c.status == 'IN_PROGRESS', _stack.c.convergence.is_(sa.true()),
+               _stack.c.deleted_at.is_(None)))
+    return {row.id: row for row in rows}
+
+
+def _chunks(ids: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(ids), _STACKS_AT_ONCE):
+        yield ids[start:start + _STACKS_AT_ONCE]
 
 
 def _held(row: sa.Row[Any], stack: sa.Row[Any]) -> HeldResource:

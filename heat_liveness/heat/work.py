@@ -102,9 +102,9 @@ class HeatWork:
 
     def owners(self, engine_ids: Collection[str]) -> set[str]:
         """Return those of the engines that hold a resource, or an order, of a stack in progress."""
-        held = self._rows.held(engine_ids, len(engine_ids) * self._most) if engine_ids else []
-        return ({row.engine_id for row in held}
-                | {engine_id for engine_id in engine_ids if self._rows.orders(engine_id, 1)})
+        if not engine_ids:
+            return set()
+        return self._rows.holders(engine_ids) | self._rows.claimers(engine_ids)
 
     def drain(self) -> None:
         """Claim nothing more; what is not sent yet, the others will send."""

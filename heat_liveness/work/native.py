@@ -49,7 +49,7 @@ LOG = logging.getLogger(__name__)
 Handler = Callable[['Task'], None]
 
 
-class Release(Exception):  # noqa: N818 - raised by a handler that is well
+class Release(Exception):
     """Raised by a handler: give the lock back, the work is neither done nor failed."""
 
 

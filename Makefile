@@ -1,0 +1,72 @@
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+FAULTS_TIMEOUT ?= 15m
+export PYTHON
+
+BIN = $(VENV)/bin
+# The programs alone: the package mariadb-server would bring a service and its data along.
+MARIADB = mariadb-server-core mariadb-client-core
+REQUIREMENTS = setup.py pyproject.toml requirements.txt test-requirements.txt
+
+.PHONY: help demo test test-heat test-faults bench cover lint sample clean
+
+help:
+	@echo 'make demo         show a takeover'
+	@echo 'make test         the tests, on SQLite, MariaDB and PostgreSQL'
+	@echo 'make test-heat    the tests against real heat-engines'
+	@echo 'make test-faults  the fault tests, at most $(FAULTS_TIMEOUT)'
+	@echo 'make bench        the measurements'
+	@echo 'make cover        the tests, with their coverage'
+	@echo 'make lint         ruff, mypy and the layers'
+	@echo 'make sample       write heat_liveness.conf.sample anew'
+	@echo 'make clean        remove what the other targets made'
+
+# The stamps make a second run quick.
+$(VENV)/stamp-demo: $(REQUIREMENTS)
+	@tools/venv.sh $(VENV) demo
+	@touch $@
+
+$(VENV)/stamp-test: $(REQUIREMENTS)
+	@tools/venv.sh $(VENV) mysql,postgresql,demo,test
+	@touch $@ $(VENV)/stamp-demo
+
+demo: $(VENV)/stamp-demo
+	@$(BIN)/heat-liveness-demo $(DEMO_ARGS)
+
+test: $(VENV)/stamp-test
+	@tools/packages.sh $(MARIADB) postgresql
+	$(BIN)/pytest tests --ignore=tests/heat --ignore=tests/faults $(PYTEST_ARGS)
+
+test-heat: $(VENV)/stamp-test
+	@tools/packages.sh $(MARIADB) rabbitmq-server
+	$(BIN)/pytest tests/heat $(PYTEST_ARGS)
+
+test-faults: $(VENV)/stamp-test
+	@tools/packages.sh $(MARIADB) postgresql
+	timeout --foreground --signal=INT --kill-after=30 $(FAULTS_TIMEOUT) \
+	    $(BIN)/pytest tests/faults $(PYTEST_ARGS)
+
+bench: $(VENV)/stamp-test
+	@tools/packages.sh $(MARIADB) postgresql
+	$(BIN)/python -m tests.bench $(BENCH_ARGS)
+
+cover: $(VENV)/stamp-test
+	@tools/packages.sh $(MARIADB) postgresql
+	$(BIN)/pytest tests --ignore=tests/heat --ignore=tests/faults --cov --cov-report=term-missing \
+	    $(PYTEST_ARGS)
+
+lint: $(VENV)/stamp-test
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+sample: $(VENV)/stamp-test
+	$(BIN)/oslo-config-generator --config-file config-generator.conf
+
+clean:
+	rm -rf $(VENV) .tox build dist *.egg-info htmlcov .coverage* .hypothesis \
+	    .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

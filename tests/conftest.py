@@ -1,0 +1,102 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The fixtures that every test may use.
+
+A server is started when the first test asks for it, and killed when the session ends; under
+pytest-xdist each worker has its own.  Where a server is not installed the test fails: a skipped
+test proves nothing.
+"""
+
+import pathlib
+from collections.abc import Iterator
+from typing import TypeVar
+
+import pytest
+
+from tests.bed import mariadb as mariadb_bed
+from tests.bed import postgresql as postgresql_bed
+from tests.bed import server
+
+S = TypeVar('S', bound=server.Server)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that ask for one server with its name."""
+    for item in items:
+        for name in ('mariadb', 'postgresql'):
+            if name in getattr(item, 'fixturenames', ()):
+                item.add_marker(name)
+
+
+@pytest.fixture(scope='session')
+def mariadb_server() -> Iterator[mariadb_bed.MariaDB]:
+    """A MariaDB server for the whole session; a test that disturbs it takes ``mariadb``."""
+    yield from _served(mariadb_bed.MariaDB)
+
+
+@pytest.fixture(scope='session')
+def postgresql_server() -> Iterator[postgresql_bed.PostgreSQL]:
+    """A PostgreSQL server for the whole session; a test that disturbs it takes ``postgresql``."""
+    yield from _served(postgresql_bed.PostgreSQL)
+
+
+@pytest.fixture
+def mariadb(mariadb_server: mariadb_bed.MariaDB) -> Iterator[mariadb_bed.MariaDB]:
+    """The MariaDB server, healed after the test."""
+    yield mariadb_server
+    mariadb_server.heal()
+
+
+@pytest.fixture
+def postgresql(
+        postgresql_server: postgresql_bed.PostgreSQL) -> Iterator[postgresql_bed.PostgreSQL]:
+    """The PostgreSQL server, healed after the test."""
+    yield postgresql_server
+    postgresql_server.heal()
+
+
+@pytest.fixture(params=[
+    pytest.param('mariadb', marks=pytest.mark.mariadb),
+    pytest.param('postgresql', marks=pytest.mark.postgresql),
+])
+def database_server(request: pytest.FixtureRequest) -> server.Server:
+    """Each server in turn, healed after the test."""
+    found: server.Server = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(params=[
+    pytest.param('sqlite', marks=pytest.mark.sqlite),
+    pytest.param('mariadb', marks=pytest.mark.mariadb),
+    pytest.param('postgresql', marks=pytest.mark.postgresql),
+])
+def database_url(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[str]:
+    """The SQLAlchemy URL of an empty database, on each kind of database in turn."""
+    if request.param == 'sqlite':
+        yield f'sqlite:///{tmp_path}/liveness.sqlite'
+        return
+    found: server.Server = request.getfixturevalue(request.param)
+    url = found.create_database()
+    yield url
+    found.heal()
+    found.drop_database(url)
+
+
+def _served(kind: type[S]) -> Iterator[S]:
+    try:
+        running = kind.create()
+    except server.MissingProgram as missing:
+        pytest.fail(str(missing), pytrace=False)
+    yield running
+    running.destroy()
