@@ -33,11 +33,12 @@ To systemd it says READY when an engine has joined, and WATCHDOG while its heart
 holds; the unit needs ``Type=notify`` and ``NotifyAccess=all``.
 """
 
+import functools
 import logging
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from oslo_config import cfg
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (errors.LivenessError, cfg.Error) as error:
         print(f'{PROGRAM}: {error}', file=sys.stderr)
         return 1
-    _serve(config, settings, driver, handlers)
+    _serve(Worker(config, settings, driver, handlers))
     return 0
 
 
@@ -120,53 +121,68 @@ def _check(config: cfg.ConfigOpts, settings: conf.Settings) -> None:
         database.close()
 
 
-def _serve(config: cfg.ConfigOpts, settings: conf.Settings, driver: Any,
-           handlers: Mapping[str, Any]) -> None:
+def _serve(worker: 'Worker') -> None:
     from oslo_service import service
-
-    # oslo.service's own READY comes before any worker exists, so we say it ourselves.
-    notify = Notifier(os.environ.pop('NOTIFY_SOCKET', None),
-                      os.environ.pop('WATCHDOG_USEC', None))
 
     # A class inside a function cannot be pickled, so oslo.service before 4.8 forks its workers
     # instead of spawning them; a spawned one would start without the configuration.
     class AgentService(service.Service):
-        """One worker's engine; made in the master, started in the worker."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self._live: agent.Liveness | None = None
+        """What oslo.service starts and stops in each worker."""
 
         def start(self) -> None:
             super().start()
-            now = conf.reloaded(config, settings)
-            identity = engines.Identity.new(
-                host=now.host, hostname=socket.gethostname(), binary=now.binary, topic=now.topic)
-            live = agent.Liveness(identity, now, agent.database(config, now),
-                                  lambda context: driver(context, handlers))
-            self._live = live
-
-            def joined() -> None:
-                self.tg.add_timer_args(now.scan_interval, live.periodic_scan,
-                                       stop_on_exception=False)
-                notify.send('READY=1')
-
-            def still_well() -> None:
-                if live.well:
-                    notify.send('WATCHDOG=1')
-
-            live.begin(joined)
-            if notify.watchdog_seconds:
-                self.tg.add_timer_args(notify.watchdog_seconds / 3, still_well,
-                                       stop_on_exception=False)
+            worker.start(functools.partial(self.tg.add_timer_args, stop_on_exception=False))
 
         def stop(self, graceful: bool = True) -> None:
-            if self._live is not None:
-                self._live.stop()
+            worker.stop()
             super().stop(graceful=True)
 
-    service.launch(config, AgentService(), workers=settings.workers,
+    service.launch(worker.config, AgentService(), workers=worker.settings.workers,
                    restart_method='mutate').wait()
+
+
+class Worker:
+    """One worker's engine; made in the master, started in the worker."""
+
+    def __init__(self, config: cfg.ConfigOpts, settings: conf.Settings, driver: Any,
+                 handlers: Mapping[str, Any]) -> None:
+        self.config = config
+        self.settings = settings
+        self._driver = driver
+        self._handlers = handlers
+        # oslo.service's own READY comes before any worker exists, so we say it ourselves.
+        self._notify = Notifier(os.environ.pop('NOTIFY_SOCKET', None),
+                                os.environ.pop('WATCHDOG_USEC', None))
+        self._live: agent.Liveness | None = None
+
+    def start(self, every: Callable[[float, Callable[[], None]], object]) -> None:
+        """Begin as a new engine.
+
+        :param every: starts a periodic task: called with its seconds and what it calls
+        """
+        settings = conf.reloaded(self.config, self.settings)
+        identity = engines.Identity.new(host=settings.host, hostname=socket.gethostname(),
+                                        binary=settings.binary, topic=settings.topic)
+        live = agent.Liveness(identity, settings, agent.database(self.config, settings),
+                              lambda context: self._driver(context, self._handlers))
+        self._live = live
+
+        def joined() -> None:
+            every(settings.scan_interval, live.periodic_scan)
+            self._notify.send('READY=1')
+
+        def still_well() -> None:
+            if live.well:
+                self._notify.send('WATCHDOG=1')
+
+        live.begin(joined)
+        if self._notify.watchdog_seconds:
+            every(self._notify.watchdog_seconds / 3, still_well)
+
+    def stop(self) -> None:
+        """Drain and leave."""
+        if self._live is not None:
+            self._live.stop()
 
 
 class Notifier:

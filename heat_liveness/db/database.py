@@ -102,57 +102,58 @@ class Database:
         self._read_timeout = read_timeout
         self.name = self.url.set(query={}).render_as_string(hide_password=True)
         self.backend = self.url.get_backend_name().replace('mariadb', 'mysql')
-        options: dict[str, Any] = {}
+        # Two pools, as changing a connection from one use to the other costs round trips.
+        self.engine = self._create_engine(connections)
+        self._autocommit = self._create_engine(connections, isolation_level='AUTOCOMMIT')
+        if self.backend == 'sqlite':
+            event.listen(self.engine, 'begin', _begin_immediate)
+        self._galera: bool | None = None
+
+    def _create_engine(self, connections: int, **options: Any) -> sa.Engine:
         if self.backend != 'sqlite':
-            options = {'pool_size': connections, 'max_overflow': 0,
-                       'pool_timeout': connect_timeout + read_timeout,
-                       'isolation_level': 'READ COMMITTED'}
+            options.update(pool_size=connections, max_overflow=0,
+                           pool_timeout=self._connect_timeout + self._read_timeout)
         try:
-            self.engine = sa.create_engine(
+            engine = sa.create_engine(
                 self.url, pool_pre_ping=True, hide_parameters=True,
                 connect_args=self._connect_args(), **options)
         except (ImportError, sa.exc.ArgumentError, TypeError) as error:
             raise errors.ConfigError(
                 f'The database {self.name} cannot be used: {error}. For PostgreSQL install '
                 f'psycopg, for MySQL and MariaDB install PyMySQL.') from error
-        exc_filters.register_engine(self.engine)
-        getattr(self, f'_prepare_{self.backend}')()
-        self._autocommit = self.engine.execution_options(isolation_level='AUTOCOMMIT')
-        self._galera: bool | None = None
+        exc_filters.register_engine(engine)
+        if self.backend == 'postgresql':
+            # Imported here, as psycopg is there only where PostgreSQL is used.
+            from heat_liveness.db import postgresql
+            event.listen(engine, 'do_connect', postgresql.connector(self._read_timeout))
+        else:
+            event.listen(engine, 'connect', getattr(self, f'_set_up_{self.backend}'))
+        return engine
+
+    @property
+    def _lock_wait(self) -> int:
+        """Seconds a statement waits for a row lock: the server gives up before we do."""
+        return max(1, math.floor(self._read_timeout) - 1)
 
     def _connect_args(self) -> dict[str, Any]:
-        lock_wait = max(1, math.floor(self._read_timeout) - 1)
         if self.backend == 'mysql':
             return {'charset': 'utf8mb4', 'connect_timeout': self._connect_timeout,
-                    'read_timeout': self._read_timeout, 'write_timeout': self._read_timeout,
-                    'init_command': f'SET SESSION innodb_lock_wait_timeout = {lock_wait}'}
+                    'read_timeout': self._read_timeout, 'write_timeout': self._read_timeout}
         if self.backend == 'postgresql':
             return {'connect_timeout': math.ceil(self._connect_timeout),
-                    'options': f'-c lock_timeout={lock_wait}s'}
+                    'options': f'-c lock_timeout={self._lock_wait}s '
+                               f'-c default_transaction_isolation=read\\ committed'}
         return {'timeout': max(_SQLITE_BUSY_SECONDS, self._read_timeout)}
 
-    def _prepare_mysql(self) -> None:
-        pass
+    def _set_up_mysql(self, connection: Any, record: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute('SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED')
+            cursor.execute(f'SET SESSION innodb_lock_wait_timeout = {self._lock_wait}')
 
-    def _prepare_postgresql(self) -> None:
-        from heat_liveness.db import postgresql
-        bounded = postgresql.bounded_connection(self._read_timeout)
-
-        @event.listens_for(self.engine, 'do_connect')
-        def connect(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:
-            return bounded.connect(*arguments, **options)
-
-    def _prepare_sqlite(self) -> None:
-        @event.listens_for(self.engine, 'connect')
-        def set_up(connection: Any, record: Any) -> None:
-            connection.isolation_level = None
-            connection.execute('PRAGMA journal_mode = WAL')
-            connection.execute('PRAGMA synchronous = FULL')
-
-        @event.listens_for(self.engine, 'begin')
-        def begin(connection: sa.Connection) -> None:
-            if connection.get_execution_options().get('isolation_level') != 'AUTOCOMMIT':
-                connection.exec_driver_sql('BEGIN IMMEDIATE')
+    def _set_up_sqlite(self, connection: Any, record: object) -> None:
+        connection.isolation_level = None
+        connection.execute('PRAGMA journal_mode = WAL')
+        connection.execute('PRAGMA synchronous = FULL')
 
     @contextlib.contextmanager
     def autocommit(self) -> Iterator[sa.Connection]:
@@ -200,6 +201,7 @@ class Database:
     def close(self) -> None:
         """Close the connections that are in nobody's hands."""
         self.engine.dispose()
+        self._autocommit.dispose()
 
     @contextlib.contextmanager
     def _lend(self, engine: sa.Engine) -> Iterator[sa.Connection]:
@@ -246,6 +248,10 @@ class Database:
             row = connection.exec_driver_sql("SHOW VARIABLES LIKE 'wsrep_on'").first()
             self._galera = row is not None and row[1] == 'ON'
         return self._galera
+
+
+def _begin_immediate(connection: sa.Connection) -> None:
+    connection.exec_driver_sql('BEGIN IMMEDIATE')
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -18,7 +18,7 @@ waits in small steps and tells its generator each time that nothing came; this c
 looks at the clock then.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -27,8 +27,8 @@ from psycopg import waiting
 from heat_liveness import clock as clocks
 
 
-def bounded_connection(read_timeout: float) -> type['psycopg.Connection[Any]']:
-    """Return a class of connections each of whose waits lasts ``read_timeout`` seconds at most."""
+def connector(read_timeout: float) -> Callable[..., 'psycopg.Connection[Any]']:
+    """Return what SQLAlchemy calls to connect; no wait lasts longer than ``read_timeout``."""
 
     class BoundedConnection(psycopg.Connection[Any]):
         def wait(self, gen: Generator[Any, Any, Any], *args: Any, **options: Any) -> Any:
@@ -39,7 +39,11 @@ def bounded_connection(read_timeout: float) -> type['psycopg.Connection[Any]']:
                 self.close()
                 raise
 
-    return BoundedConnection
+    def connect(dialect: object, record: object, arguments: Sequence[Any],
+                options: Mapping[str, Any]) -> psycopg.Connection[Any]:
+        return BoundedConnection.connect(*arguments, **options)
+
+    return connect
 
 
 class _TimedOut(psycopg.OperationalError):
