@@ -61,6 +61,7 @@ setuptools.setup(
     },
     package_data={
         'heat_liveness': ['py.typed'],
+        'heat_liveness.cmd.demo': ['templates/*.yaml'],
         'heat_liveness.migrations': ['alembic.ini', 'script.py.mako'],
     },
     data_files=[('etc/heat_liveness', ['heat_liveness.conf.sample'])],
@@ -79,6 +80,10 @@ setuptools.setup(
         ],
         'heat.clients': ['liveness = heat_liveness.heat.bridge:LivenessBridge'],
         'heat_liveness.work': ['native = heat_liveness.work.native:NativeWork'],
+        'heat_liveness.owners': [
+            'native = heat_liveness.db.locks:Locks',
+            'heat = heat_liveness.heat.rows:HeatRows',
+        ],
         'oslo.config.opts': ['heat_liveness = heat_liveness.conf:list_opts'],
     },
 )

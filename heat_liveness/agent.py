@@ -104,8 +104,7 @@ class Liveness:
         :param joined: called once, when the engine has joined, to start the scans
         """
         if not self._try_to_begin(joined, logging.ERROR):
-            threading.Thread(target=self._begin_later, args=(joined,), name='liveness-join',
-                             daemon=True).start()
+            self._run_thread(self._begin_later, joined, name='liveness-join')
 
     def _try_to_begin(self, joined: Callable[[], None], level: int) -> bool:
         try:
@@ -116,6 +115,9 @@ class Liveness:
                     JOIN_RETRY_SECONDS, error)
             return False
         LOG.info('Engine %s has joined the service table.', self.identity.engine_id)
+        if self._stop.is_set():
+            # stop() waits for this thread, and leaves then.
+            return True
         self.start(scanner=False)
         joined()
         return True
@@ -138,7 +140,7 @@ class Liveness:
     def well(self) -> bool:
         """Whether the threads of this engine take their steps; an engine that holds is well."""
         longest = self._settings.fence_time
-        return all(self._clock.now() - taken < longest for taken in self._taken.values())
+        return all(self._clock.now() - taken < longest for taken in list(self._taken.values()))
 
     def start(self, *, scanner: bool = True) -> None:
         """Start the threads.
@@ -151,9 +153,12 @@ class Liveness:
         if scanner:
             loops['liveness-scanner'] = self.scan
         for name, step in loops.items():
-            thread = threading.Thread(target=self._loop, args=(step,), name=name, daemon=True)
-            thread.start()
-            self._threads.append(thread)
+            self._run_thread(self._loop, step, name=name)
+
+    def _run_thread(self, target: Callable[..., None], argument: object, *, name: str) -> None:
+        thread = threading.Thread(target=target, args=(argument,), name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def _loop(self, step: Callable[[], float]) -> None:
         while not self._stop.is_set():
@@ -197,6 +202,8 @@ class Liveness:
 
     def drain(self) -> None:
         """Tell the others, if they can be told, that this engine takes no new work."""
+        if not self.joined:
+            return
         try:
             self.membership.drain()
         except errors.LivenessError as error:
@@ -208,19 +215,21 @@ class Liveness:
         self.drain()
         self.work.drain()
         self._stop.set()
-        if not self.joined:
-            return
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
+        if self.joined:
+            self._leave()
+        self.membership.disarm()
+        self._database.close()
+
+    def _leave(self) -> None:
         try:
             self.membership.leave()
             LOG.info('Engine %s has left.', self.identity.engine_id)
         except errors.LivenessError as error:
             LOG.warning('Engine %s ends without having left: the others will find it dead. %s',
                         self.identity.engine_id, error)
-        self.membership.disarm()
-        self._database.close()
 
 
 def _kernel_timer() -> fence.KernelTimer:

@@ -145,7 +145,7 @@ def load(conf: cfg.ConfigOpts, arguments: Sequence[str], program: str, version: 
         conf(list(arguments), project='heat', prog=program, version=version,
              default_config_files=cfg.find_config_files('heat', 'heat-engine'),
              default_config_dirs=cfg.find_config_dirs('heat', 'heat-engine'))
-    except cfg.Error as error:
+    except (cfg.Error, OSError, UnicodeError) as error:
         raise errors.ConfigError(f'The configuration cannot be read: {error}') from error
 
 
@@ -233,12 +233,13 @@ class Settings:
                 f'nobody may last ({self.shortest_fence:.2f} s, from report_interval, '
                 f'database_stall_time, beat_retry, connect_timeout, read_timeout and stall_time): '
                 f'set fence_time to {_up(self.shortest_fence):g} or more.')
-        fence = max(self.fence_time, self.shortest_fence)
+        # What follows is measured against the value just proposed, so that all of them do.
+        fence = _up(self.shortest_fence) if found else self.fence_time
         down = _up(self.candidate_age + window_for(fence) + 0.05)
-        if self.window <= window_for(self.fence_time):
+        if self.window <= window_for(fence):
             found.append(
                 f'service_down_time is {self.service_down_time:g} s, so an engine could be '
-                f'declared dead before it holds (fence_time {self.fence_time:g} s): set '
+                f'declared dead before it holds (fence_time {fence:g} s): set '
                 f'service_down_time to {down:g} or more.')
         down = max(down, self.service_down_time)
         if self.scan_interval > down / 4:

@@ -150,12 +150,13 @@ class Observer:
                   and row.engine_id != self._me.engine_id]
         late = self._follow([row for row in others if self._is_late(row)],
                             self._view.at(returned))
-        dead = [row for row in others if self._prove(row)]
-        dead += self._judge([row for row in late if row not in dead], self._view.at(started))
-        for row in dead:
+        proved = [row for row in others if self._prove(row)]
+        watched = self._judge([row for row in late if row not in proved], self._view.at(started))
+        for row in (*proved, *watched):
             self._candidates.pop(row.engine_id, None)
         ended = [row for row in rows if row.ended]
-        ended += [dataclasses.replace(row, state='dead', mass=self._tripped) for row in dead]
+        ended += [dataclasses.replace(row, state='dead') for row in proved]
+        ended += [dataclasses.replace(row, state='dead', mass=self._tripped) for row in watched]
         return Scan(ended, self._next(late, self._view.at(returned)))
 
     def _is_late(self, row: ServiceRow) -> bool:

@@ -62,6 +62,15 @@ HealthCheck = Callable[[], str | None]
 """Returns None when all is well, else a sentence saying what is not."""
 
 
+def _complaint(check: HealthCheck) -> str | None:
+    """Return what a health check says; one that raises has failed."""
+    try:
+        return check()
+    except Exception as error:
+        LOG.debug('A health check raised.', exc_info=True)
+        return f'a health check raised {type(error).__name__}: {error}'
+
+
 class Timer(Protocol):
     """What ends a process that cannot even hold; see :class:`fence.KernelTimer`."""
 
@@ -133,7 +142,7 @@ class Membership:
 
         :raises EngineDead: the engine must end now
         """
-        reason = next(filter(None, (check() for check in self.checks)), None)
+        reason = next(filter(None, map(_complaint, self.checks)), None)
         if reason is None and self._withheld is not None:
             LOG.info('Engine %s is well again and beats.', self.identity.engine_id)
             self._withheld = None

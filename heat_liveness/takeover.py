@@ -68,6 +68,8 @@ class Takeover:
         self._chance = chance
         self._relieved: dict[str, float] = {}
         """When each ended engine was last found to have nothing more for the taking."""
+        self._owing: dict[str, ServiceRow] = {}
+        """Ended engines with more for the taking; an observer shows them only for a while."""
         self._looked_after_itself: float | None = None
         self._purged: float | None = None
 
@@ -79,7 +81,8 @@ class Takeover:
         """
         taken = 0
         now = self._clock.now()
-        due = [row for row in ended if row.engine_id not in self._relieved]
+        shown = self._owing | {row.engine_id: row for row in ended}
+        due = [row for row in shown.values() if row.engine_id not in self._relieved]
         due += self._again(ended, now)
         # Survivors that begin with different owners contend less.
         self._chance.shuffle(due)
@@ -111,8 +114,10 @@ class Takeover:
             if not claim.pieces:
                 break
         if claim.more:
+            self._owing[owner.engine_id] = owner
             self._relieved.pop(owner.engine_id, None)
         else:
+            self._owing.pop(owner.engine_id, None)
             self._relieved[owner.engine_id] = self._clock.now()
         if taken:
             LOG.info('Engine %s has taken over %d pieces of work of engine %s (%s).',

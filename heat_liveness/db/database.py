@@ -80,6 +80,10 @@ def parse_url(text: str | None, parameters: str | None = None) -> sa.URL:
         raise errors.ConfigError(
             '[database] connection names an SQLite database in memory, which engines cannot '
             'share: name a file, as in sqlite:////var/lib/liveness.db.')
+    if backend != 'sqlite' and '@' in f'{url.host}{url.database}':
+        # The part behind it would be shown as the host's name.
+        raise errors.ConfigError(
+            '[database] connection has an @ too many: write one in a password as %40.')
     return url.set(drivername=_DRIVERS[backend])
 
 
@@ -148,7 +152,9 @@ class Database:
     def _set_up_mysql(self, connection: Any, record: object) -> None:
         with connection.cursor() as cursor:
             cursor.execute('SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED')
-            cursor.execute(f'SET SESSION innodb_lock_wait_timeout = {self._lock_wait}')
+            # Strict, whatever the server's default: a text that does not fit is refused, not cut.
+            cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {self._lock_wait}, "
+                           f"sql_mode = 'TRADITIONAL'")
 
     def _set_up_sqlite(self, connection: Any, record: object) -> None:
         connection.isolation_level = None
@@ -215,7 +221,9 @@ class Database:
         """Whatever goes wrong before the first statement is certain: nothing was sent."""
         try:
             yield
-        except (sa.exc.SQLAlchemyError, db_exception.DBError, OSError) as error:
+        except (sa.exc.SQLAlchemyError, db_exception.DBError, OSError,
+                # What PyMySQL says of a parameter in the URL that it does not know.
+                TypeError, ValueError) as error:
             raise errors.DatabaseError(
                 f'The database {self.name} cannot be reached: {sentence(error)}') from error
 

@@ -60,13 +60,15 @@ class Journal:
         self._database = database
 
     def search(self, engine_id: str | None = None, kind: str | None = None,
-               limit: int = 1000) -> list[Entry]:
+               subject: str | None = None, limit: int = 1000) -> list[Entry]:
         """Return the newest entries, oldest first."""
         where: list[sa.ColumnElement[bool]] = [sa.true()]
         if engine_id is not None:
             where.append(sa.or_(_t.c.engine_id == engine_id, _t.c.taken_by == engine_id))
         if kind is not None:
             where.append(_t.c.kind == kind)
+        if subject is not None:
+            where.append(_t.c.subject == subject)
         with self._database.autocommit() as connection:
             rows = connection.execute(
                 sa.select(_t).where(*where).order_by(_t.c.id.desc()).limit(limit)).all()

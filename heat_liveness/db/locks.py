@@ -17,6 +17,7 @@ its lock changes no row, whatever it believes.  Each change of owner raises the 
 by exactly one.  Whoever acts must be alive, by the same statement.
 """
 
+import collections
 import dataclasses
 import datetime
 import json
@@ -26,15 +27,19 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from heat_liveness import engine as engines
 from heat_liveness import errors
 from heat_liveness.db import models, times
 from heat_liveness.db.database import Database
-from heat_liveness.db.members import ServiceRow, alive, ended
+from heat_liveness.db.members import ServiceRow, alive, ended, joining
 
 _t = models.lock
+_COLUMNS = _t.c.keys()
 _FREE = ('complete', 'failed', 'released')
 MOST_ROWS = 1000
 """The largest batch one transaction moves."""
+_MOST_GENERATIONS = 100
+"""So many OR may stand in one statement: SQLite allows a depth of 1000."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,8 +61,9 @@ class LockRow:
     updated_at: datetime.datetime
 
 
-def _row(row: sa.Row[Any]) -> LockRow:
-    values = dict(row._mapping)
+def _row(row: sa.Row[Any], **changed: Any) -> LockRow:
+    """Decode a row; ``changed`` is what it says by now instead of what was read."""
+    values = {**dict(zip(_COLUMNS, row, strict=True)), **changed}
     for name in ('arguments', 'progress'):
         values[name] = json.loads(values[name])
     values['history'] = [json.loads(line) for line in values['history'].splitlines()]
@@ -169,28 +175,23 @@ class Locks:
             owners have not
         """
         blamed = owner.state == 'dead' and not owner.mass
-        where = (_t.c.engine_id == owner.engine_id,
-                 _t.c.takeovers > 0 if tainted else _t.c.takeovers == 0)
-        entry = {'engine_id': owner.engine_id, 'state': owner.state, 'taken_by': taker_id}
+        fits = _t.c.takeovers > 0 if tainted else _t.c.takeovers == 0
+        entry = _entry(owner, taker_id)
         with self._database.transaction() as connection:
-            rows = [_row(row) for row in connection.execute(
-                sa.select(_t).where(*where, ended(owner.engine_id)).order_by(_t.c.id)
-                .limit(min(limit, MOST_ROWS)).with_for_update(skip_locked=True))]
+            rows = self._lock(connection, owner, fits, min(limit, MOST_ROWS))
             if not rows:
                 return []
-            moved = self._move(connection, rows, owner.engine_id, taker_id,
-                               ended(owner.engine_id), entry,
-                               takeovers=_t.c.takeovers + int(blamed))
-            if moved:
-                connection.execute(_journal('takeover', f'batch:{uuid.uuid4()}', owner, taker_id,
-                                            rows))
-            else:
+            if not self._move(connection, rows, owner.engine_id, taker_id,
+                              ended(owner.engine_id), history=_t.c.history + entry,
+                              takeovers=_t.c.takeovers + int(blamed)):
                 connection.rollback()
                 return []
-        return [dataclasses.replace(
-            row, engine_id=taker_id, generation=row.generation + 1,
-            takeovers=row.takeovers + int(blamed), history=[*row.history, entry])
-            for row in rows]
+            connection.execute(_journal('takeover', f'batch:{uuid.uuid4()}', owner, taker_id,
+                                        rows))
+        # Only now: to decode them takes longer than to commit, and others may wait for us.
+        return [_row(row, engine_id=taker_id, generation=row.generation + 1,
+                     takeovers=row.takeovers + int(blamed), history=row.history + entry)
+                for row in rows]
 
     def reclaim(self, rows: Sequence[LockRow], engine_id: str) -> list[LockRow]:
         """Claim from itself what an engine owns but does not run; return what it won.
@@ -201,7 +202,7 @@ class Locks:
         won = []
         for row in rows:
             with self._database.transaction() as connection:
-                if self._move(connection, [row], engine_id, engine_id, sa.true(), None):
+                if self._move(connection, [row], engine_id, engine_id, sa.true()):
                     won.append(dataclasses.replace(row, generation=row.generation + 1))
         return won
 
@@ -210,63 +211,125 @@ class Locks:
 
         :return: the locks set aside by this call
         """
-        entry = {'engine_id': owner.engine_id, 'state': owner.state, 'taken_by': None}
         with self._database.transaction() as connection:
-            rows = [_row(row) for row in connection.execute(
-                sa.select(_t)
-                .where(_t.c.engine_id == owner.engine_id, _t.c.takeovers >= max_takeovers,
-                       ended(owner.engine_id))
-                .order_by(_t.c.id).limit(MOST_ROWS).with_for_update(skip_locked=True))]
+            rows = self._lock(connection, owner, _t.c.takeovers >= max_takeovers, MOST_ROWS)
             if not rows:
                 return []
             if not self._move(connection, rows, owner.engine_id, taker_id,
-                              ended(owner.engine_id), entry, engine_id=None,
-                              status='quarantined',
+                              ended(owner.engine_id), engine_id=None, status='quarantined',
+                              history=_t.c.history + _entry(owner, None),
                               reason=f'Its owner died {max_takeovers + 1} times in a row.'):
                 connection.rollback()
                 return []
             for row in rows:
                 connection.execute(_journal('quarantine', f'lock:{row.name}', owner, taker_id,
                                             [row]))
-        return rows
+        return [_row(row) for row in rows]
 
-    def settle(self, row: LockRow, status: str, reason: str | None, **values: object) -> bool:
+    def settle(self, row: LockRow, status: str, reason: str | None) -> bool:
         """Change a lock that nobody owns, for an operator; return whether it was as read."""
         with self._database.transaction() as connection:
-            done = connection.execute(
-                _t.update()
-                .where(_t.c.id == row.id, _t.c.status == row.status, _t.c.engine_id.is_(None),
-                       _t.c.generation == row.generation)
-                .values(status=status, reason=reason, generation=row.generation + 1,
-                        updated_at=times.now(), **values)).rowcount == 1
-            if done:
-                connection.execute(models.takeover.insert().values(
-                    kind='operator', subject=f'lock:{row.name}', generation=row.generation + 1,
-                    engine_id=None, taken_by='operator', pieces=1, status='done',
-                    detail=json.dumps({'from': row.status, 'to': status}),
-                    created_at=times.now(), updated_at=times.now()))
+            return self._settle(connection, row, status, reason)
+
+    def retry(self, row: LockRow, operator: engines.Identity) -> bool:
+        """Leave the work of a lock that nobody owns to the engines; return whether it was as read.
+
+        The command leaves it as an engine does that joins, takes the lock and leaves: in one
+        transaction it writes a service row that has ``left`` and makes it the owner.  So the
+        work goes the way of all work left behind: the engines of that binary and topic find
+        it at their next look, one wins it, and nobody is blamed.  The generation rises by one
+        here and by one when it is taken over; the takeovers begin anew.
+
+        :param operator: who leaves it: a new engine_id, and the binary and topic of the engines
+            that are to find it
+        """
+        with self._database.transaction() as connection:
+            connection.execute(joining(
+                operator, report_interval=0, fence_time=0, report_count=0, state='left',
+                declared_by='operator', declared_at=times.now(), evidence='operator'))
+            done = self._settle(connection, row, 'in_progress', None,
+                                engine_id=operator.engine_id, takeovers=0)
+            if not done:
+                connection.rollback()
         return done
 
     @staticmethod
-    def _move(connection: sa.Connection, rows: Sequence[LockRow], owner_id: str, taker_id: str,
-              condition: sa.ColumnElement[bool], entry: dict[str, Any] | None,
-              **values: Any) -> bool:
-        """Compare and swap a batch; return whether each row was as it was read."""
-        values.setdefault('engine_id', taker_id)
-        if entry is not None:
-            values['history'] = _t.c.history + (json.dumps(entry) + '\n')
-        changed = connection.execute(
+    def _settle(connection: sa.Connection, row: LockRow, status: str, reason: str | None,
+                **values: object) -> bool:
+        done = connection.execute(
             _t.update()
-            .where(_t.c.id.in_([row.id for row in rows]),
-                   sa.tuple_(_t.c.id, _t.c.generation).in_(
-                       [(row.id, row.generation) for row in rows]),
-                   _t.c.engine_id == owner_id, condition, alive(taker_id))
-            .values(generation=_t.c.generation + 1, updated_at=times.now(), **values))
-        return bool(changed.rowcount == len(rows))
+            .where(_t.c.id == row.id, _t.c.status == row.status, _t.c.engine_id.is_(None),
+                   _t.c.generation == row.generation)
+            .values(status=status, reason=reason, generation=row.generation + 1,
+                    updated_at=times.now(), **values)).rowcount == 1
+        if done:
+            connection.execute(models.takeover.insert().values(
+                kind='operator', subject=f'lock:{row.name}', generation=row.generation + 1,
+                engine_id=values.get('engine_id'), taken_by='operator', pieces=1, status='done',
+                detail=json.dumps({'from': row.status, 'to': status, 'reason': reason}),
+                created_at=times.now(), updated_at=times.now()))
+        return done
+
+    def _lock(self, connection: sa.Connection, owner: ServiceRow,
+              fits: sa.ColumnElement[bool], limit: int) -> Sequence[sa.Row[Any]]:
+        """Read an ended engine's locks, lowest id first, and lock their rows if that can be.
+
+        The index on (engine_id, id) has them in that order, but PostgreSQL takes a column that
+        equals a constant out of ORDER BY, and then walks the primary key past the locks of
+        all others where the owner has a fair share of the table.  A range keeps the column in.
+        MariaDB would sort the range.
+        """
+        statement = sa.select(_t).where(fits, ended(owner.engine_id)).limit(limit)
+        if self._database.backend == 'postgresql':
+            statement = (statement.where(_t.c.engine_id.between(owner.engine_id, owner.engine_id))
+                         .order_by(_t.c.engine_id, _t.c.id))
+        else:
+            statement = statement.where(_t.c.engine_id == owner.engine_id).order_by(_t.c.id)
+        return connection.execute(statement.with_for_update(skip_locked=True)).all()
+
+    @staticmethod
+    def _move(connection: sa.Connection, rows: Sequence[LockRow] | Sequence[sa.Row[Any]],
+              owner_id: str, taker_id: str, condition: sa.ColumnElement[bool],
+              **values: Any) -> bool:
+        """Compare and swap a batch; return whether each row was as it was read.
+
+        One statement for each hundred generations among the rows, which is one as a rule.
+        """
+        values = {'engine_id': taker_id, 'generation': _t.c.generation + 1,
+                  'updated_at': times.now(), **values}
+        as_read = _as_read(rows)
+        changed = 0
+        for first in range(0, len(as_read), _MOST_GENERATIONS):
+            changed += connection.execute(
+                _t.update()
+                .where(sa.or_(*as_read[first:first + _MOST_GENERATIONS]),
+                       _t.c.engine_id == owner_id, condition, alive(taker_id))
+                .values(**values)).rowcount
+        return changed == len(rows)
+
+
+def _as_read(rows: Sequence[LockRow] | Sequence[sa.Row[Any]]) -> list[sa.ColumnElement[bool]]:
+    """Say in SQL, one condition for each generation among them, that rows are as they were read.
+
+    PostgreSQL would compare pairs of id and generation with each row in turn, a thousand by a
+    thousand.  A thousand numbers cost it and its driver less in the text than as parameters.
+    """
+    ids = collections.defaultdict(list)
+    for row in rows:
+        ids[row.generation].append(row.id)
+    return [sa.and_(_t.c.generation == generation, _t.c.id.in_(
+                sa.bindparam(None, same, expanding=True, literal_execute=True)))
+            for generation, same in ids.items()]
+
+
+def _entry(owner: ServiceRow, taker_id: str | None) -> str:
+    """Return the line of a lock's history that says whose end moved it."""
+    return json.dumps({'engine_id': owner.engine_id, 'state': owner.state,
+                       'taken_by': taker_id}) + '\n'
 
 
 def _journal(kind: str, subject: str, owner: ServiceRow, taker_id: str,
-             rows: Sequence[LockRow]) -> sa.Insert:
+             rows: Sequence[sa.Row[Any]]) -> sa.Insert:
     return models.takeover.insert().values(
         kind=kind, subject=subject, generation=rows[0].generation + 1 if len(rows) == 1 else 0,
         engine_id=owner.engine_id, taken_by=taker_id, pieces=len(rows), status='done',

@@ -104,6 +104,15 @@ def ended(engine_id: str) -> sa.ColumnElement[bool]:
         _t.c.engine_id == engine_id, _t.c.state.in_(models.ENDED)))
 
 
+def joining(identity: engines.Identity, **values: object) -> sa.Insert:
+    """Return the statement that writes the row of a new engine."""
+    columns = dataclasses.asdict(identity)
+    columns.update(columns.pop('process'))
+    return _t.insert().values(
+        **columns, protocol=engines.PROTOCOL_VERSION, created_at=times.now(),
+        updated_at=times.now(), mass=False, **values)
+
+
 class Members:
     """The service table."""
 
@@ -123,13 +132,10 @@ class Members:
             than before starts its watch afresh
         :raises LockHeld: there is a row of that engine_id already
         """
-        values = dataclasses.asdict(identity)
-        values.update(values.pop('process'))
         with self._database.autocommit() as connection:
-            connection.execute(_t.insert().values(
-                **values, report_interval=report_interval, fence_time=fence_time,
-                protocol=engines.PROTOCOL_VERSION, state='up', report_count=report_count,
-                created_at=times.now(), updated_at=times.now(), mass=False))
+            connection.execute(joining(
+                identity, report_interval=report_interval, fence_time=fence_time, state='up',
+                report_count=report_count))
 
     def beat(self, engine_id: str) -> bool:
         """Raise the count and write the database's time; return whether a live row was there.
@@ -223,7 +229,7 @@ class Members:
                 .values(state='dead', declared_by=observer_id, declared_at=times.now(),
                         evidence=evidence, mass=mass))
         entry = models.takeover.insert().values(
-            kind='death', subject=f'engine:{row.engine_id}', generation=0,
+            kind='death', subject=f'engine:{row.engine_id}', generation=row.report_count,
             engine_id=row.engine_id, taken_by=observer_id, pieces=1, status='done',
             detail=json.dumps({'evidence': evidence, 'host': row.host, 'mass': mass, **detail}),
             created_at=times.now(), updated_at=times.now())

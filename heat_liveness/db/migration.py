@@ -64,6 +64,9 @@ def check(database: Database) -> None:
     """
     current = version(database)
     _refuse_newer(database, current)
+    if current is None:
+        raise errors.SchemaError(
+            f'The tables are missing in {database.name}: run "heat-liveness-manage db sync".')
     if current != head():
         raise errors.SchemaError(
             f'The tables in {database.name} are of version {current}, but {head()} is needed: '

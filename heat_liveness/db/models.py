@@ -25,6 +25,8 @@ from sqlalchemy.dialects import mysql
 from heat_liveness.db.times import Time
 
 VERSION_TABLE = 'liveness_alembic_version'
+VERSION = '0001'
+"""The newest revision in ``migrations/``: these tables."""
 
 LIVE = ('up', 'draining')
 ENDED = ('dead', 'left')
@@ -90,7 +92,8 @@ takeover = sa.Table(
     'liveness_takeover', metadata,
     sa.Column('id', _Key, primary_key=True, autoincrement=True),
     sa.Column('kind', sa.String(16), nullable=False),
-    sa.Column('subject', sa.String(255), nullable=False),
+    # The name of a lock, and 'lock:' before it.
+    sa.Column('subject', sa.String(300), nullable=False),
     sa.Column('generation', sa.BigInteger(), nullable=False),
     sa.Column('engine_id', sa.String(36)),
     sa.Column('taken_by', sa.String(36), nullable=False),

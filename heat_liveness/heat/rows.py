@@ -30,6 +30,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from heat_liveness import errors
 from heat_liveness.db import models, times
 from heat_liveness.db.database import Database
 from heat_liveness.db.members import ServiceRow, alive, ended
@@ -122,6 +123,20 @@ class HeatRows:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def owners(self, engine_ids: Collection[str]) -> set[str]:
+        """Return those of the engines that own work of Heat's still.
+
+        These hold a resource, or an order, of a stack in progress.  Where Heat's tables are
+        not in this database, no engine does.
+        """
+        if not engine_ids:
+            return set()
+        try:
+            holders = self.holders(engine_ids)
+        except errors.SchemaError:
+            holders = set()
+        return holders | self.claimers(engine_ids)
 
     def holders(self, engine_ids: Collection[str]) -> set[str]:
         """Return those of the engines that hold a resource of a stack IN_PROGRESS."""

@@ -102,9 +102,7 @@ class HeatWork:
 
     def owners(self, engine_ids: Collection[str]) -> set[str]:
         """Return those of the engines that hold a resource, or an order, of a stack in progress."""
-        if not engine_ids:
-            return set()
-        return self._rows.holders(engine_ids) | self._rows.claimers(engine_ids)
+        return self._rows.owners(engine_ids)
 
     def drain(self) -> None:
         """Claim nothing more; what is not sent yet, the others will send."""

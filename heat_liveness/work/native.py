@@ -57,38 +57,38 @@ class Task:
     """A lock that this engine owns, and the work under it."""
 
     def __init__(self, row: LockRow, work: 'NativeWork') -> None:
-        self._row = row
+        self.row = row
         self._work = work
 
     @property
     def name(self) -> str:
         """The lock's name."""
-        return self._row.name
+        return self.row.name
 
     @property
     def task(self) -> str:
         """The handler's name."""
-        return self._row.task
+        return self.row.task
 
     @property
     def arguments(self) -> Any:
         """What the work was submitted with."""
-        return self._row.arguments
+        return self.row.arguments
 
     @property
     def progress(self) -> Any:
         """What was last recorded before this run, by whichever owner; None at first."""
-        return self._row.progress
+        return self.row.progress
 
     @property
     def takeovers(self) -> int:
         """How many owners have died of, or with, this work."""
-        return self._row.takeovers
+        return self.row.takeovers
 
     @property
     def generation(self) -> int:
         """Rises with each change of owner: the fence for calls outside the database."""
-        return self._row.generation
+        return self.row.generation
 
     def record(self, progress: Any) -> None:
         """Keep how far the work has come, for this owner's successor.
@@ -96,7 +96,7 @@ class Task:
         :raises LockLost: the lock is somebody else's by now
         :raises EngineDead: this engine was declared dead
         """
-        self._work.write(self._row, progress=progress)
+        self._work.write(self.row, progress=progress)
 
     def complete(self) -> None:
         """Say that the work is done, and release the lock; raises as :meth:`record`."""
@@ -111,7 +111,7 @@ class Task:
         self._end('released')
 
     def _end(self, status: str, reason: str | None = None) -> None:
-        self._work.end(self._row, status, reason)
+        self._work.end(self.row, status, reason)
 
 
 class NativeWork:
@@ -127,10 +127,12 @@ class NativeWork:
         self._handlers = dict(handlers or {})
         self._pool = futures.ThreadPoolExecutor(
             context.settings.max_tasks, thread_name_prefix='liveness-task')
-        self._guard = threading.Lock()
-        self._held: dict[str, int] = {}
-        """What is run or just claimed: the lock's name, and its takeovers."""
-        self._draining = threading.Event()
+        self._changed = threading.Condition()
+        """Guards the next three, and tells of each lock let go."""
+        self._held: dict[str, LockRow] = {}
+        """What is run, or worked on by a caller of acquire(), by the lock's name."""
+        self._acquiring: set[str] = set()
+        self._draining = False
 
     def acquire(self, name: str, task: str, arguments: Any = None) -> Task:
         """Take a lock that nobody holds; the caller does the work and ends it.
@@ -141,19 +143,26 @@ class NativeWork:
         :raises UnclearOutcome: should the lock be ours after all, its handler will be run
         """
         self._gate.check()
-        with self._guard:
-            if name in self._held or self.room() < 1:
+        with self._changed:
+            if not self._idle(name) or self.room() < 1:
                 raise errors.LockHeld(
                     f'The lock {name} cannot be acquired now: this engine runs it already, or '
                     f'has no room for more than {self._settings.max_tasks} tasks.')
-            self._held[name] = 0
+            self._acquiring.add(name)
+        row = None
         try:
-            return Task(self._locks.acquire(name, task, arguments, self._me), self)
+            row = self._locks.acquire(name, task, arguments, self._me)
+            return Task(row, self)
         except errors.LivenessError as error:
-            self._let_go(name)
             if not isinstance(error, errors.LockHeld | errors.EngineDead):
                 self.doubts = True
             raise
+        finally:
+            with self._changed:
+                self._acquiring.discard(name)
+                if row is not None:
+                    self._held[name] = row
+                self._changed.notify_all()
 
     def submit(self, name: str, task: str, arguments: Any = None) -> futures.Future[None]:
         """Take a lock and run its handler on a thread of this engine; raises as :meth:`acquire`.
@@ -167,9 +176,14 @@ class NativeWork:
 
     def room(self) -> int:
         """Return how many more tasks this engine can run."""
-        if self._draining.is_set():
+        if self._draining:
             return 0
-        return max(0, self._settings.max_tasks - len(self._held))
+        return max(0, self._settings.max_tasks - len(self._held) - len(self._acquiring))
+
+    def _idle(self, name: str) -> bool:
+        """Whether this engine neither runs nor is just acquiring that lock."""
+        with self._changed:
+            return name not in self._held and name not in self._acquiring
 
     def claim(self, owner: ServiceRow) -> Claim:
         """Take over what there is room for; work whose owners died before, one at a time."""
@@ -183,7 +197,7 @@ class NativeWork:
                                 '"heat-liveness-manage lock show %s".', row.name,
                                 row.takeovers + 1, row.name)
             rows = self._locks.take_over(owner, self._me, room, tainted=False)
-            if not rows and not any(self._held.values()):
+            if not rows and not self._runs_tainted():
                 rows = self._locks.take_over(owner, self._me, 1, tainted=True)
         except errors.UnclearOutcome:
             self.doubts = True
@@ -191,12 +205,17 @@ class NativeWork:
         return Claim(self._start(rows),
                      more=bool(rows) or bool(self._locks.owners([owner.engine_id])))
 
+    def _runs_tainted(self) -> bool:
+        """Whether work whose owner has died before runs here."""
+        with self._changed:
+            return any(row.takeovers for row in self._held.values())
+
     def reclaim(self) -> int:
         """Claim from itself what this engine owns but neither runs nor is just claiming."""
         self.doubts = False
         try:
             strays = [row for row in self._locks.search(engine_id=self._me)
-                      if row.name not in self._held]
+                      if self._idle(row.name)]
             # A task that ended between the two looks is no stray: its row has changed.
             return self._start(self._locks.reclaim(strays[:self.room()], self._me))
         except errors.UnclearOutcome:
@@ -208,13 +227,18 @@ class NativeWork:
         return self._locks.owners(engine_ids)
 
     def drain(self) -> None:
-        """Take no new work, and wait until the running tasks have ended."""
-        self._draining.set()
+        """Take no new work, and wait until the last lock is released, a caller's own too."""
+        with self._changed:
+            self._draining = True
+            self._changed.wait_for(lambda: not self._held and not self._acquiring)
         self._pool.shutdown(wait=True)
 
     def _start(self, rows: Collection[LockRow]) -> int:
-        with self._guard:
-            self._held.update({row.name: row.takeovers for row in rows})
+        with self._changed:
+            if self._draining:
+                # The others find them when this engine has left.
+                return 0
+            self._held.update({row.name: row for row in rows})
         for row in rows:
             self._pool.submit(self._run, Task(row, self))
         return len(rows)
@@ -228,7 +252,7 @@ class NativeWork:
         except errors.EngineDead as error:
             LOG.warning('The task %s stops: %s', task.name, error)
         finally:
-            self._let_go(task.name)
+            self._let_go(task.row)
 
     def _handle(self, task: Task) -> None:
         handler = self._handlers.get(task.task)
@@ -248,16 +272,19 @@ class NativeWork:
         else:
             task.complete()
 
-    def _let_go(self, name: str) -> None:
-        with self._guard:
-            self._held.pop(name, None)
+    def _let_go(self, row: LockRow) -> None:
+        """Forget a lock under one generation; it may be held anew under the next."""
+        with self._changed:
+            if self._held.get(row.name) is row:
+                del self._held[row.name]
+            self._changed.notify_all()
 
     def end(self, row: LockRow, status: str, reason: str | None) -> None:
         """Release a lock with the outcome of its work; see :class:`Task`."""
         try:
             self.write(row, status=status, reason=reason, engine_id=None)
         finally:
-            self._let_go(row.name)
+            self._let_go(row)
 
     def write(self, row: LockRow, **values: Any) -> None:
         """Write under a lock until it is certain that it was written, or cannot be.

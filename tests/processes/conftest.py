@@ -1,0 +1,28 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A fleet for each test."""
+
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+
+from tests.processes.fleet import Fleet
+
+
+@pytest.fixture
+def fleet(database_url: str, tmp_path: pathlib.Path) -> Iterator[Fleet]:
+    """An empty fleet on each database in turn; its engines end with the test."""
+    fleet = Fleet(database_url, tmp_path)
+    yield fleet
+    fleet.close()
