@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
-FAULTS_TIMEOUT ?= 15m
+FAULTS_TIMEOUT ?= $(if $(LONG),65m,15m)
 export PYTHON
 
 BIN = $(VENV)/bin

@@ -114,6 +114,9 @@ class Liveness:
                     'its work; it tries again every %g s. %s', self.identity.engine_id,
                     JOIN_RETRY_SECONDS, error)
             return False
+        except errors.EngineDead as error:
+            self._end(str(error))
+            return True
         LOG.info('Engine %s has joined the service table.', self.identity.engine_id)
         if self._stop.is_set():
             # stop() waits for this thread, and leaves then.
@@ -124,16 +127,12 @@ class Liveness:
 
     def _begin_later(self, joined: Callable[[], None]) -> None:
         while not self._clock.wait(self._stop, JOIN_RETRY_SECONDS):
-            try:
-                if self._try_to_begin(joined, logging.DEBUG):
-                    return
-            except errors.EngineDead as error:
-                self._end(str(error))
+            if self._try_to_begin(joined, logging.DEBUG):
                 return
 
     @property
     def joined(self) -> bool:
-        """Whether the engine has a row, so that the gate says something about it."""
+        """Whether the engine has a row, or may have one, so that it must heed the gate."""
         return self.membership.state is not membership.State.NEW
 
     @property

@@ -14,7 +14,8 @@
 
 **Join.**  The row of a new engine is written before any work can reach it, with its own
 ``fence_time``, so that every observer's window fits this engine, whatever the observer's
-own options say.
+own options say.  While it is unknown whether the row is there, the gate is shut: the others may
+see an engine that does not beat.
 
 **Beat.**  One statement raises a count and writes the database's time.  It changes a row
 only while that row is alive, so a beat can never raise the dead.  What its outcome means:
@@ -85,6 +86,8 @@ class State(enum.Enum):
     """How far an engine has come."""
 
     NEW = 'new'
+    JOINING = 'joining'
+    """The row may be there: until that is known, the gate is shut."""
     JOINED = 'joined'
     DRAINING = 'draining'
     LEFT = 'left'
@@ -128,6 +131,9 @@ class Membership:
         except errors.LockHeld:
             self._rejoin()
             return
+        except errors.UnclearOutcome:
+            self.state = State.JOINING
+            raise
         self._good(started)
         self.state = State.JOINED
 
@@ -173,6 +179,10 @@ class Membership:
     def _good(self, started: float) -> None:
         with self._fencing:
             self.gate.good_beat(started)
+            if self.gate.held:
+                # The beat took so long that what it allows is over: the hold goes on, and a
+                # timer set by it would be due at once.
+                return
             self._timer.set(started + self._settings.fence_time + conf.KERNEL_TIMER_LAG_SECONDS)
             held, self._holding = self._holding, False
         if held:

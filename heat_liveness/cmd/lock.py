@@ -20,7 +20,7 @@ import dataclasses
 import datetime
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from heat_liveness import engine as engines
@@ -51,7 +51,8 @@ def show(database: Database, settings: Settings, options: Any) -> str:
     if options.form:
         return output.one(options.form, dataclasses.asdict(row) | {
             'journal': [dataclasses.asdict(entry) for entry in journal]})
-    return '\n'.join([*_told(row), *_history(row, journal), *_journal(journal)])
+    operators = {entry.engine_id for entry in journal if entry.kind == 'operator'} - {None}
+    return '\n'.join([*_told(row, operators), *_history(row, operators), *_journal(journal)])
 
 
 def release(database: Database, settings: Settings, options: Any) -> str:
@@ -125,12 +126,16 @@ def _must(done: bool, row: LockRow) -> None:
             f'was done: see "lock show {row.name}".')
 
 
-def _told(row: LockRow) -> list[str]:
-    holder = f' under engine {row.engine_id}' if row.engine_id else ''
+def _told(row: LockRow, operators: Collection[str | None]) -> list[str]:
+    holder = ''
+    if row.engine_id in operators:
+        holder = ', left by an operator for the next engine that has room'
+    elif row.engine_id is not None:
+        holder = f' under engine {row.engine_id}'
     return [
         f'Lock {row.name}: {row.status}{holder}.' + (f' {row.reason}' if row.reason else ''),
         f'Task {row.task}, arguments {_json(row.arguments)}, progress {_json(row.progress)}.',
-        f'Generation {row.generation}; owners that died with it: {row.takeovers}.',
+        f'Generation {row.generation}; taken over from owners that died: {row.takeovers}.',
         f'Made {_time(row.created_at)}, last changed {_time(row.updated_at)} (UTC).',
     ]
 
@@ -143,9 +148,11 @@ def _time(value: datetime.datetime) -> str:
     return output.text(value, plain=True)
 
 
-def _history(row: LockRow, journal: Sequence[Entry]) -> list[str]:
-    """Tell who had the work since the lock was acquired."""
-    operators = {entry.engine_id for entry in journal if entry.kind == 'operator'}
+def _history(row: LockRow, operators: Collection[str | None]) -> list[str]:
+    """Tell who had the work since the lock was acquired.
+
+    :param operators: the engine_ids under which operators left it to the engines
+    """
     lines = ['History, since it was acquired:' if row.history
              else 'No owner has ended since it was acquired.']
     for number, entry in enumerate(row.history, 1):

@@ -38,7 +38,7 @@ def several(form: str, columns: Sequence[str], records: Collection[Record]) -> s
     if form == 'csv':
         return _csv([columns, *rows])
     if form == 'value':
-        return '\n'.join(' '.join(row) for row in rows)
+        return '\n'.join(' '.join(row).replace('\n', ' ') for row in rows)
     return _table([title(name) for name in columns], rows)
 
 
@@ -77,7 +77,7 @@ def text(value: object, *, plain: bool = False) -> str:
 
 
 def _iso(value: datetime.datetime) -> str:
-    return value.isoformat() + 'Z'
+    return value.isoformat(timespec='microseconds') + 'Z'
 
 
 def _json(value: object) -> str:

@@ -14,13 +14,12 @@
 
 import dataclasses
 import datetime
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
-from heat_liveness.db import models, times
+from heat_liveness.db import models, stored, times
 from heat_liveness.db.database import Database
 from heat_liveness.db.members import alive
 
@@ -50,7 +49,7 @@ class Entry:
 
 def _entry(row: sa.Row[Any]) -> Entry:
     values = dict(row._mapping)
-    return Entry(**{**values, 'detail': json.loads(values['detail'])})
+    return Entry(**{**values, 'detail': stored.mapping(values['detail'])})
 
 
 class Journal:

@@ -29,7 +29,7 @@ import sqlalchemy as sa
 
 from heat_liveness import engine as engines
 from heat_liveness import errors
-from heat_liveness.db import models, times
+from heat_liveness.db import models, stored, times
 from heat_liveness.db.database import Database
 from heat_liveness.db.members import ServiceRow, alive, ended, joining
 
@@ -65,8 +65,9 @@ def _row(row: sa.Row[Any], **changed: Any) -> LockRow:
     """Decode a row; ``changed`` is what it says by now instead of what was read."""
     values = {**dict(zip(_COLUMNS, row, strict=True)), **changed}
     for name in ('arguments', 'progress'):
-        values[name] = json.loads(values[name])
-    values['history'] = [json.loads(line) for line in values['history'].splitlines()]
+        values[name] = stored.value(values[name])
+    values['history'] = [stored.mapping(line, engine_id=None, state=None, taken_by=None)
+                         for line in values['history'].splitlines()]
     return LockRow(**values)
 
 
@@ -174,7 +175,6 @@ class Locks:
         :param tainted: take work whose owner has died before, instead of work whose
             owners have not
         """
-        blamed = owner.state == 'dead' and not owner.mass
         fits = _t.c.takeovers > 0 if tainted else _t.c.takeovers == 0
         entry = _entry(owner, taker_id)
         with self._database.transaction() as connection:
@@ -183,14 +183,14 @@ class Locks:
                 return []
             if not self._move(connection, rows, owner.engine_id, taker_id,
                               ended(owner.engine_id), history=_t.c.history + entry,
-                              takeovers=_t.c.takeovers + int(blamed)):
+                              takeovers=_t.c.takeovers + int(owner.blamed)):
                 connection.rollback()
                 return []
             connection.execute(_journal('takeover', f'batch:{uuid.uuid4()}', owner, taker_id,
                                         rows))
         # Only now: to decode them takes longer than to commit, and others may wait for us.
         return [_row(row, engine_id=taker_id, generation=row.generation + 1,
-                     takeovers=row.takeovers + int(blamed), history=row.history + entry)
+                     takeovers=row.takeovers + int(owner.blamed), history=row.history + entry)
                 for row in rows]
 
     def reclaim(self, rows: Sequence[LockRow], engine_id: str) -> list[LockRow]:

@@ -68,6 +68,11 @@ class ServiceRow:
         return self.state in models.ENDED
 
     @property
+    def blamed(self) -> bool:
+        """Whether its work may have killed it: it died, and not with half of the fleet."""
+        return self.state == 'dead' and not self.mass
+
+    @property
     def judged(self) -> bool:
         """Whether this version of the protocol may judge it."""
         return self.protocol == engines.PROTOCOL_VERSION
@@ -119,9 +124,12 @@ class Members:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._kept: sa.Connection | None = None
+        # In the text of the statement: SQLAlchemy would expand parameters of IN at each beat.
+        live: list[sa.ColumnElement[str]] = [
+            sa.literal_column(f"'{state}'") for state in models.LIVE]
         self._beat = (
             _t.update()
-            .where(_t.c.engine_id == sa.bindparam('me'), _t.c.state.in_(models.LIVE))
+            .where(_t.c.engine_id == sa.bindparam('me'), _t.c.state.in_(live))
             .values(report_count=_t.c.report_count + 1, updated_at=times.now()))
 
     def insert(self, identity: engines.Identity, report_interval: float, fence_time: float,

@@ -191,7 +191,7 @@ class NativeWork:
         if not room:
             return Claim(0, more=True)
         try:
-            if owner.state == 'dead':
+            if owner.blamed:
                 for row in self._locks.quarantine(owner, self._me, self._settings.max_takeovers):
                     LOG.warning('The lock %s is quarantined: its owners died %d times. See '
                                 '"heat-liveness-manage lock show %s".', row.name,

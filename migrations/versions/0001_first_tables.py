@@ -77,7 +77,7 @@ def upgrade() -> None:
         'liveness_takeover',
         sa.Column('id', key, primary_key=True, autoincrement=True),
         sa.Column('kind', sa.String(16), nullable=False),
-        sa.Column('subject', sa.String(255), nullable=False),
+        sa.Column('subject', sa.String(300), nullable=False),
         sa.Column('generation', sa.BigInteger(), nullable=False),
         sa.Column('engine_id', sa.String(36)),
         sa.Column('taken_by', sa.String(36), nullable=False),

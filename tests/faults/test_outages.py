@@ -15,6 +15,7 @@
 Nobody alive is robbed and nobody ends, a freshly started observer among them: I11.
 """
 
+import os
 import pathlib
 import signal
 from collections.abc import Iterator
@@ -26,6 +27,13 @@ from tests.bed.server import Server
 from tests.processes.fleet import Fleet
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(params=['mariadb', *(['postgresql'] if os.environ.get('LONG') else [])])
+def database_server(request: pytest.FixtureRequest) -> Server:
+    """The server that goes away.  Shorter outages of both are among the tests of processes."""
+    found: Server = request.getfixturevalue(request.param)
+    return found
 
 
 @pytest.fixture
