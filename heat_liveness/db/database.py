@@ -49,8 +49,9 @@ _CERTAIN = (db_exception.DBDeadlock, db_exception.DBDuplicateEntry,
             db_exception.DBReferenceError, db_exception.DBConstraintError,
             db_exception.DBDataError, db_exception.DBInvalidUnicodeParameter,
             db_exception.DBNonExistentTable, db_exception.DBNonExistentDatabase)
-# PostgreSQL: serialization failure, deadlock, lock not available, privileges, read-only.
-_CERTAIN_SQLSTATES = {'40001', '40P01', '55P03', '42501', '25006'}
+# PostgreSQL: serialization failure, deadlock, lock not available, privileges, read-only; and
+# what begins with 22 or 23: data that does not fit a column or a constraint.
+_CERTAIN_SQLSTATES = ('40001', '40P01', '55P03', '42501', '25006', '22', '23')
 # MySQL: privileges on a table or column, read-only server, no such table, unknown column.
 _CERTAIN_MYSQL = {1142, 1143, 1290, 1792, 1146, 1054}
 
@@ -278,7 +279,7 @@ def _is_missing_table(error: BaseException) -> bool:
 def _is_certain(error: BaseException) -> bool:
     cause = _cause(error)
     return (isinstance(error, (*_CERTAIN, sa.exc.TimeoutError, sa.exc.ArgumentError))
-            or getattr(cause, 'sqlstate', None) in _CERTAIN_SQLSTATES
+            or (getattr(cause, 'sqlstate', None) or '').startswith(_CERTAIN_SQLSTATES)
             or (bool(cause.args) and cause.args[0] in _CERTAIN_MYSQL)
             or getattr(cause, 'sqlite_errorname', '').startswith(('SQLITE_BUSY', 'SQLITE_READONLY',
                                                                   'SQLITE_LOCKED')))

@@ -107,9 +107,12 @@ class Locks:
         columns = [*values, 'created_at', 'updated_at']
         source = sa.select(*(sa.literal(value, _t.c[key].type) for key, value in values.items()),
                            times.now(), times.now()).where(alive(engine_id))
+        # Without the option psycopg's count is lost with the cursor: -1.
+        statement = _t.insert().from_select(columns, source).execution_options(
+            preserve_rowcount=True)
         try:
             with self._database.autocommit() as connection:
-                inserted = connection.execute(_t.insert().from_select(columns, source)).rowcount
+                inserted = connection.execute(statement).rowcount
         except errors.LockHeld:
             raise errors.LockHeld(
                 f'The lock {name} is held by another task; wait until it is done.') from None

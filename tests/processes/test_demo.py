@@ -12,12 +12,16 @@
 
 """The demo as a user sees it: processes, an exit status, and nothing left behind."""
 
+import contextlib
 import os
 import pathlib
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -126,6 +130,27 @@ def test_an_engine_that_no_timer_ends_ends_itself_when_it_is_continued(
 
 
 @pytest.mark.sqlite
+def test_a_database_that_hangs_for_longer_than_the_fence_costs_nobody_an_engine(
+        play: Callable[..., Demo], tmp_path: pathlib.Path) -> None:
+    """I11: they hold, and go on."""
+    database = tmp_path / 'hanging.sqlite'
+    running = play('--template', 'webshop', '--kill', '0', '--stop', '0',
+                   '--database', f'sqlite:///{database}')
+    running.wait_for('the work begins')
+    with contextlib.closing(sqlite3.connect(database, 30, isolation_level=None)) as hanging:
+        hanging.execute('BEGIN IMMEDIATE')
+        logs = list(tmp_path.glob('heat-liveness-demo-*/engine-*.log'))
+        assert len(logs) == 4
+        wait_until(lambda: all('holds: no beat has reached' in log.read_text() for log in logs)
+                   or ended(running.engines), 30, 'The hold of all engines')
+        # Until the kernel timers would be due, and not so long that the beats give up.
+        time.sleep(1.2)
+        hanging.execute('ROLLBACK')
+    assert running.wait() == 0, running.output
+    assert 'Nobody died.' in running.output
+
+
+@pytest.mark.sqlite
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_no_engine_behind(
         play: Callable[..., Demo], number: signal.Signals) -> None:
@@ -167,7 +192,9 @@ def test_a_run_that_takes_too_long_is_given_up(
 
 @pytest.mark.sqlite
 def test_an_engine_that_fails_for_another_reason_ends_the_demo(
-        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+        tmp_path: pathlib.Path) -> None:
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
     monkeypatch.setattr(run.engine, '__name__', 'heat_liveness.nothing')
     assert demo.main(['--no-live']) == demo.EXIT_NOT_OK
     assert re.search(r'engine-\d failed with status 1: .*No module named', capsys.readouterr().err)
