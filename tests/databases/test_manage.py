@@ -18,6 +18,7 @@ import json
 import pathlib
 import re
 from collections.abc import Iterator
+from importlib import metadata
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ from heat_liveness.work.native import NativeWork, Task
 from tests.bed.waiting import wait_until
 
 SETTINGS = conf.Settings(
-    report_interval=.3, fence_time=5, service_down_time=12, scan_interval=.2, beat_retry=.1,
+    report_interval=.3, fence_time=5, service_down_time=60, scan_interval=.2, beat_retry=.1,
     connect_timeout=1, read_timeout=1, database_stall_time=0, stall_time=1)
 
 OPTIONS = ('report_interval', 'fence_time', 'service_down_time', 'scan_interval', 'beat_retry',
@@ -211,9 +212,9 @@ def test_service_list_shows_the_living_and_with_all_the_others(bed: Bed) -> None
 
 def test_an_engine_is_down_when_the_others_may_call_it_dead(bed: Bed) -> None:
     engine = bed.engine()
-    bed.shift('updated_at', engine, SETTINGS.service_down_time - 5)
+    bed.shift('updated_at', engine, SETTINGS.service_down_time / 2)
     assert bed.read('service', 'list')[0]['status'] == 'up'
-    bed.shift('updated_at', engine, 6)
+    bed.shift('updated_at', engine, SETTINGS.service_down_time / 2 + 1)
     assert bed.read('service', 'list')[0]['status'] == 'down'
 
 
@@ -221,9 +222,9 @@ def test_an_engine_with_a_longer_fence_is_up_for_longer(bed: Bed) -> None:
     engine = bed.engine()
     with bed.database.autocommit() as connection:
         connection.execute(models.service.update().values(fence_time=100))
-    bed.shift('updated_at', engine, 60)
+    bed.shift('updated_at', engine, SETTINGS.service_down_time + 10)
     assert bed.read('service', 'list')[0]['status'] == 'up'
-    bed.shift('updated_at', engine, 60)
+    bed.shift('updated_at', engine, 50)
     assert bed.read('service', 'list')[0]['status'] == 'down'
 
 
@@ -281,14 +282,14 @@ def test_clean_keeps_what_may_still_gain_work(bed: Bed) -> None:
 
 def test_clean_keeps_an_engine_that_holds_a_resource_of_heat(bed: Bed) -> None:
     living, holder, idle = (bed.engine(binary='heat-engine', topic='engine') for _ in range(3))
-    metadata = sa.MetaData()
-    stack = sa.Table('stack', metadata, *(sa.Column(name, sa.String(36)) for name in (
+    heat = sa.MetaData()
+    stack = sa.Table('stack', heat, *(sa.Column(name, sa.String(36)) for name in (
         'id', 'name', 'action', 'status', 'current_traversal', 'owner_id',
         'parent_resource_name')), sa.Column('convergence', sa.Boolean),
         sa.Column('deleted_at', sa.DateTime))
-    resource = sa.Table('resource', metadata, sa.Column('stack_id', sa.String(36)),
+    resource = sa.Table('resource', heat, sa.Column('stack_id', sa.String(36)),
                         sa.Column('engine_id', sa.String(36)))
-    metadata.create_all(bed.database.engine)
+    heat.create_all(bed.database.engine)
     with bed.database.transaction() as connection:
         connection.execute(stack.insert().values(
             id='s', name='s', action='CREATE', status='IN_PROGRESS', convergence=True))
@@ -298,6 +299,15 @@ def test_clean_keeps_an_engine_that_holds_a_resource_of_heat(bed: Bed) -> None:
     said = bed.ask('service', 'clean')
     assert f'Kept engine {holder}' in said
     assert f'Removed engine {idle}' in said
+
+
+def test_clean_does_nothing_where_nobody_can_tell_who_owns_work(
+        bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    living, dead = bed.engine(), bed.engine()
+    bed.die(dead, living, LANDING_SECONDS + 1)
+    monkeypatch.setattr(metadata, 'entry_points', lambda group: ())
+    assert 'nobody can tell who owns work' in bed.refuse('service', 'clean')
+    assert len(bed.read('service', 'list', '--all')) == 2
 
 
 # The locks
@@ -317,7 +327,8 @@ def test_lock_list_chooses_by_status_and_owner(bed: Bed) -> None:
     assert names('--engine', engine) == []
     status, said, complaint = bed.run('lock', 'list', '--limit', 1, '-f', 'value')
     assert (status, complaint) == (0, 'Only the oldest 1 are shown; see --limit.\n')
-    assert said.startswith('first build complete - 1 0 ')
+    shown, = said.splitlines()
+    assert shown.startswith('first build complete - 1 0 ')
 
 
 def test_lock_show_tells_the_history(bed: Bed) -> None:
@@ -328,8 +339,18 @@ def test_lock_show_tells_the_history(bed: Bed) -> None:
     assert f'  1. Engine {first} died; engine {second} took the work over.' in said
     assert f'  2. Engine {second} died; the work was quarantined.' in said
     assert said[-1].endswith(f'its owners died too often, the last of them engine {second}.')
-    assert bed.read('lock', 'show', 'a')['history'][0]['taken_by'] == second
+    row = bed.read('lock', 'show', 'a')
+    assert row['history'][0]['taken_by'] == second
+    assert [entry['subject'] for entry in row['journal']] == ['lock:a']
     assert 'There is no lock b' in bed.refuse('lock', 'show', 'b')
+
+
+def test_lock_show_tells_who_has_the_work(bed: Bed) -> None:
+    engine = bed.engine()
+    bed.locks.acquire('a', 'build', None, engine)
+    said = bed.ask('lock', 'show', 'a').splitlines()
+    assert said[0] == f'Lock a: in_progress under engine {engine}.'
+    assert said[-1] == 'No owner has ended since it was acquired.'
 
 
 @pytest.mark.parametrize('name', ['ÄÖ "quoted" %s \\ name', 'x' * 255])
@@ -415,7 +436,9 @@ def test_retry_leaves_the_work_to_engines_of_the_last_owners_kind(bed: Bed) -> N
     left = bed.row(str(after.engine_id))
     assert (left.state, left.binary, left.topic, left.declared_by) == (
         'left', 'mine', 't', 'operator')
-    assert 'An operator had the lock a (quarantined) tried again.' in bed.ask('lock', 'show', 'a')
+    said = bed.ask('lock', 'show', 'a')
+    assert said.startswith('Lock a: in_progress, left by an operator for the next engine that ')
+    assert 'An operator had the lock a (quarantined) tried again.' in said
     # It is somebody's now, if nobody's who lives.
     assert 'which is left' in bed.refuse('lock', 'retry', 'a')
 
@@ -491,7 +514,8 @@ def test_takeover_list_tells_what_happened(bed: Bed) -> None:
         'death', 'takeover']
     status, said_of_one, complaint = bed.run('takeover', 'list', '--limit', 1)
     assert (status, complaint) == (0, 'Only the newest 1 are shown; see --limit.\n')
-    assert 'The lock a was quarantined' in said_of_one
+    told, = said_of_one.splitlines()
+    assert 'The lock a was quarantined' in told
     assert 'death' in bed.ask('takeover', 'list', '-f', 'csv')
     assert bed.ask('takeover', 'list', '--kind', 'odd') == ''
 

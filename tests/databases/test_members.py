@@ -1,0 +1,281 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Each statement about service rows, on each database."""
+
+import dataclasses
+import datetime
+
+import pytest
+import sqlalchemy as sa
+
+from heat_liveness import errors
+from heat_liveness.db import models
+from heat_liveness.db.members import Members
+from tests.databases.conftest import Bed, at_once
+
+
+def test_a_row_comes_back_as_it_was_written(bed: Bed) -> None:
+    bed.members.insert(dataclasses.replace(bed.identity('e1'), host='höst-\N{SNOWMAN}-\U0001f525'),
+                       4.5, 20.25)
+    row = bed.row('e1')
+    assert (row.host, row.hostname) == ('höst-\N{SNOWMAN}-\U0001f525', 'host.domain')
+    assert (row.report_interval, row.fence_time) == (4.5, 20.25)
+    assert row.process == bed.identity('e1').process
+    assert (row.state, row.report_count, row.mass, row.declared_by) == ('up', 0, False, None)
+    assert row.live
+    assert row.judged
+    assert not row.ended
+    assert -.1 < row.age < 60
+    assert bed.members.read('nobody') is None
+
+
+def test_an_engine_joins_once(bed: Bed) -> None:
+    bed.engine('e1')
+    with pytest.raises(errors.LockHeld):
+        bed.engine('e1')
+
+
+def test_names_differ_by_case(bed: Bed) -> None:
+    assert [bed.engine(name) for name in ('e1', 'E1')] == ['e1', 'E1']
+    bed.kill('E1')
+    assert bed.row('e1').live
+
+
+def test_a_beat_raises_the_count_and_the_time_in_microseconds(bed: Bed) -> None:
+    bed.engine('e1')
+    before = bed.row('e1')
+    bed.shift(models.service, 'updated_at', 5.5, engine_id='e1')
+    assert 5.4 < bed.row('e1').age < 65
+    assert bed.members.beat('e1')
+    assert bed.members.beat('e1')
+    row = bed.row('e1')
+    assert row.report_count == 2
+    assert row.updated_at > before.updated_at
+    fractions = set()
+    for _ in range(20):
+        bed.members.beat('e1')
+        fractions.add(bed.row('e1').updated_at.microsecond)
+    assert len(fractions) > 5
+
+
+def test_the_times_are_utc_whatever_the_servers_zone(bed: Bed) -> None:
+    bed.engine('e1')
+    now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+    assert abs(now - bed.row('e1').updated_at) < datetime.timedelta(minutes=2)
+
+
+@pytest.mark.parametrize('state', ['nowhere', 'dead', 'left'])
+def test_a_beat_never_raises_the_dead(bed: Bed, state: str) -> None:
+    """I7."""
+    if state != 'nowhere':
+        bed.engine('e1')
+        bed.kill('e1') if state == 'dead' else bed.members.leave('e1')
+    before = bed.members.read('e1')
+    assert not bed.members.beat('e1')
+    after = bed.members.read('e1')
+    assert (after and after.updated_at) == (before and before.updated_at)
+    assert not bed.members.drain('e1')
+    assert not bed.members.leave('e1')
+
+
+def test_a_draining_engine_beats_and_leaves_once(bed: Bed) -> None:
+    """I13."""
+    bed.engine('e1')
+    assert bed.members.drain('e1')
+    assert bed.row('e1').live
+    assert not bed.members.drain('e1')
+    assert bed.members.beat('e1')
+    assert bed.members.leave('e1')
+    row = bed.row('e1')
+    assert (row.state, row.declared_by, row.ended) == ('left', 'e1', True)
+    assert row.declared_at is not None
+    assert not bed.members.leave('e1')
+
+
+def test_a_declaration_is_written_with_its_journal(bed: Bed) -> None:
+    """I18."""
+    bed.engine('judge', topic='judges')
+    bed.engine('e1')
+    row = bed.kill('e1')
+    assert (row.state, row.declared_by, row.evidence, row.mass) == (
+        'dead', 'judge', 'watched', False)
+    (entry,) = bed.journal.search(engine_id='e1', kind='death')
+    assert (entry.subject, entry.taken_by, entry.status) == ('engine:e1', 'judge', 'done')
+    assert entry.detail == {'evidence': 'watched', 'host': 'host', 'mass': False, 'why': 'a test'}
+    assert bed.journal.find(entry.id) == entry
+    assert bed.journal.find(entry.id + 1) is None
+
+
+def test_a_beat_after_the_look_saves_the_engine(bed: Bed) -> None:
+    """I4."""
+    bed.engine('e1')
+    bed.engine('judge')
+    seen = bed.row('e1')
+    bed.members.beat('e1')
+    assert not bed.members.declare(seen, 'judge', 'watched', mass=False, detail={})
+    assert bed.row('e1').live
+    assert bed.journal.search() == []
+
+
+def test_an_engine_is_declared_once(bed: Bed) -> None:
+    """I18."""
+    bed.engine('judge')
+    bed.engine('e1')
+    seen = bed.row('e1')
+    assert bed.members.declare(seen, 'judge', 'kernel', mass=False, detail={})
+    assert not bed.members.declare(seen, 'judge', 'kernel', mass=False, detail={})
+    assert len(bed.journal.search()) == 1
+
+
+@pytest.mark.parametrize('state', ['nowhere', 'dead', 'left'])
+def test_an_observer_that_is_not_alive_declares_nobody(bed: Bed, state: str) -> None:
+    """I7."""
+    bed.engine('e1')
+    if state != 'nowhere':
+        bed.engine('observer')
+        bed.kill('observer') if state == 'dead' else bed.members.leave('observer')
+    assert not bed.members.declare(bed.row('e1'), 'observer', 'watched', mass=False, detail={})
+    assert bed.row('e1').live
+    assert bed.journal.search(engine_id='e1') == []
+
+
+def test_an_engine_whose_row_was_written_again_can_die_again(bed: Bed) -> None:
+    """I8: somebody removed the row of a dead engine that still beat."""
+    bed.engine('judge')
+    bed.engine('e1')
+    assert bed.members.declare(bed.row('e1'), 'judge', 'operator', mass=False, detail={})
+    with bed.database.transaction() as connection:
+        connection.execute(models.service.delete().where(models.service.c.engine_id == 'e1'))
+    bed.members.insert(bed.identity('e1'), 4, 20, report_count=1)
+    assert bed.members.declare(bed.row('e1'), 'judge', 'watched', mass=False, detail={})
+    assert len(bed.journal.search(engine_id='e1')) == 2
+
+
+def test_of_two_observers_one_declares(bed: Bed) -> None:
+    """I18."""
+    for number in range(8):
+        bed.engine(f'observer-{number}')
+    for number in range(10):
+        bed.engine(f'e{number}')
+        seen = bed.row(f'e{number}')
+        results = at_once(*(
+            lambda name=f'observer-{other}', seen=seen: bed.members.declare(  # type: ignore[misc]
+                seen, name, 'watched', mass=False, detail={}) for other in range(8)))
+        assert results.count(True) == 1, results
+        assert bed.row(f'e{number}').state == 'dead'
+        assert len(bed.journal.search(engine_id=f'e{number}')) == 1
+
+
+def test_a_beat_and_a_declaration_at_once_never_both_win(bed: Bed) -> None:
+    """I4, I5."""
+    bed.engine('judge')
+    beaters = [Members(bed.database) for _ in range(2)]
+    won = 0
+    for number in range(30):
+        name = bed.engine(f'e{number}')
+        seen = bed.row(name)
+        beat, *declared = at_once(
+            lambda: beaters[0].beat(name),  # noqa: B023 - called at once
+            lambda: bed.members.declare(seen, 'judge', 'watched',  # noqa: B023
+                                        mass=False, detail={}))
+        row = bed.row(name)
+        assert beat is not declared[0], (beat, declared)
+        assert row.live is beat
+        assert row.report_count == seen.report_count + (beat is True)
+        won += beat is True
+    beaters[0].hang_up()
+    assert won <= 30
+
+
+def test_a_look_shows_what_an_observer_must_see(bed: Bed) -> None:
+    for name in ('me', 'well', 'late', 'future', 'dead', 'left', 'long-dead'):
+        bed.engine(name, boot_id='mine' if name == 'me' else 'theirs')
+    bed.engine('neighbour', boot_id='mine')
+    bed.engine('stranger', topic='other')
+    for name in ('late', 'stranger'):
+        bed.shift(models.service, 'updated_at', 100, engine_id=name)
+    bed.shift(models.service, 'updated_at', -100, engine_id='future')
+    bed.kill('dead')
+    bed.kill('long-dead')
+    bed.members.leave('left')
+    bed.shift(models.service, 'declared_at', 1000, engine_id='long-dead')
+    me = bed.identity('me', boot_id='mine')
+    look = {row.engine_id: row for row in bed.members.look(me, 50, 500)}
+    assert set(look) == {'me', 'neighbour', 'late', 'future', 'dead', 'left'}
+    assert look['late'].age == pytest.approx(100, abs=60)
+    assert look['future'].age < 0
+    everything = {row.engine_id for row in bed.members.look(me, 50, None)}
+    assert everything == {*look, 'long-dead'}
+    assert {row.engine_id for row in bed.members.all()} >= {*everything, 'well', 'stranger'}
+
+
+def test_the_machines_are_counted_with_those_lost_to_a_watch(bed: Bed) -> None:
+    for name, boot in [('me', 'a'), ('e1', 'b'), ('e2', 'b'), ('e3', 'c'), ('e4', 'd'),
+                       ('e5', 'e'), ('e6', 'f'), ('nameless', '')]:
+        bed.engine(name, boot_id=boot)
+    bed.engine('stranger', topic='other', boot_id='g')
+    bed.kill('e2')
+    bed.kill('e3')
+    bed.members.leave('e4')
+    bed.kill('e5')
+    bed.shift(models.service, 'declared_at', 1000, engine_id='e5')
+    assert bed.members.declare(bed.row('e6'), 'me', 'kernel', mass=False, detail={})
+    machines, lost = bed.members.machines(bed.identity('me'), 500)
+    assert machines == {'a', 'b', 'c', 'host.domain'}
+    assert lost == {'b', 'c'}
+
+
+def test_only_what_owns_nothing_and_ended_long_ago_is_purged(bed: Bed) -> None:
+    """I8."""
+    for name in ('me', 'live', 'dead', 'left', 'owner', 'recent', 'other'):
+        bed.engine(name, topic='other' if name == 'other' else 'topic')
+    bed.locks.acquire('x', 'task', None, 'owner')
+    for name in ('dead', 'owner', 'recent', 'other'):
+        bed.kill(name)
+    bed.members.leave('left')
+    for name in ('dead', 'left', 'owner', 'other'):
+        bed.shift(models.service, 'declared_at', 1000, engine_id=name)
+    assert sorted(bed.members.purgeable(bed.identity('me'), 500)) == ['dead', 'left', 'owner']
+    names = ['dead', 'left', 'live', 'nobody', 'owner', 'recent']
+    assert bed.members.purge(names, 'nobody') == []
+    assert bed.members.purge(names, 'dead') == []
+    assert bed.members.purge(names, 'me') == ['dead', 'left', 'recent']
+    assert bed.members.purge(['other'], None) == ['other']
+    assert {row.engine_id for row in bed.members.all()} == {'me', 'live', 'owner', 'judge'}
+
+
+def test_the_journal_is_purged_of_what_is_long_done(bed: Bed) -> None:
+    bed.engine('me')
+    for number in range(4):
+        bed.engine(f'e{number}')
+        bed.kill(f'e{number}')
+    first, second, *others = bed.journal.search()
+    bed.shift(models.takeover, 'updated_at', 1000, id=first.id)
+    bed.shift(models.takeover, 'updated_at', 1000, id=second.id)
+    with bed.database.transaction() as connection:
+        connection.execute(sa.update(models.takeover).filter_by(id=second.id)
+                           .values(status='pending'))
+    assert bed.journal.purge(500, 'nobody') == 0
+    assert bed.journal.purge(500, 'me') == 1
+    assert [entry.id for entry in bed.journal.search()] == [second.id, *(e.id for e in others)]
+
+
+def test_the_journal_shows_the_newest_entries_oldest_first(bed: Bed) -> None:
+    for number in range(5):
+        bed.engine(f'e{number}')
+        bed.kill(f'e{number}')
+    shown = [entry.engine_id for entry in bed.journal.search(limit=3)]
+    assert shown == ['e2', 'e3', 'e4']
+    assert len(bed.journal.search(engine_id='judge')) == 5
+    assert [entry.engine_id for entry in bed.journal.search(subject='engine:e1')] == ['e1']
+    assert bed.journal.search(kind='takeover') == []

@@ -1,0 +1,432 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Who is declared dead, by whom, when, and above all who is not."""
+
+import logging
+
+import pytest
+
+from heat_liveness import conf, detection, errors
+from heat_liveness import engine as engines
+from tests.unit import fakes
+from tests.unit.fakes import SETTINGS, Fleet
+
+AWAY = errors.DatabaseError('The database cannot be reached.')
+
+
+def seconds_to_death(fleet: Fleet, name: str, at_most: float = 300) -> float:
+    return fleet.seconds_until(lambda: name in fleet.dead(), at_most)
+
+
+@pytest.fixture
+def fleet() -> Fleet:
+    """Four engines on four machines that have seen each other for a while."""
+    fleet = Fleet('a', 'b', 'c', 'd')
+    fleet.run(60)
+    return fleet
+
+
+def test_nobody_is_declared_dead_while_all_are_well(fleet: Fleet) -> None:
+    """I5."""
+    fleet.run(600)
+    assert fleet.dead() == set()
+    assert not any(one.ended for one in fleet.engines.values())
+
+
+def test_a_silent_engine_is_declared_within_the_bound_and_by_one(fleet: Fleet) -> None:
+    fleet.engines['d'].silent = True
+    last_beat = fleet.table.beaten['d']
+    seconds_to_death(fleet, 'd')
+    passed = fleet.clock.now() - last_beat
+    assert SETTINGS.window < passed <= SETTINGS.declaration_bound
+    fleet.run(60)
+    ((name, _, evidence, mass),) = fleet.table.deaths
+    assert (name, evidence, mass) == ('d', 'watched', False)
+    assert fleet.dead() == {'d'}
+
+
+def test_an_engine_holds_before_it_is_declared(fleet: Fleet) -> None:
+    """I6."""
+    silent = fleet.engines['d']
+    silent.silent = True
+    seconds_to_death(fleet, 'd')
+    assert silent.gate.held
+    assert silent.timer.due is not None
+    assert silent.timer.due < fleet.clock.now(), 'the kernel has ended it'
+
+
+def test_an_engine_declared_dead_ends_when_it_beats_again(fleet: Fleet) -> None:
+    """I7."""
+    fleet.engines['d'].silent = True
+    seconds_to_death(fleet, 'd')
+    fleet.engines['d'].silent = False
+    fleet.run(10)
+    assert fleet.engines['d'].ended
+    assert fleet.dead() == {'d'}
+
+
+def test_an_engine_that_beats_just_in_time_is_not_declared(fleet: Fleet) -> None:
+    """I4, I5."""
+    for _ in range(5):
+        fleet.engines['d'].silent = True
+        fleet.run(SETTINGS.fence_time)
+        fleet.engines['d'].silent = False
+        fleet.run(5)
+    assert fleet.dead() == set()
+
+
+@pytest.mark.parametrize('seconds', [25, 300, 86400])
+def test_an_outage_of_any_length_costs_nobody_an_engine(fleet: Fleet, seconds: float) -> None:
+    """I11: the database is away for all, and comes back for all."""
+    fleet.table.error = AWAY
+    fleet.run(min(seconds, 100))
+    fleet.clock.forward(seconds - min(seconds, 100))
+    fleet.run(1)
+    fleet.table.error = None
+    fleet.run(100)
+    assert fleet.dead() == set()
+    assert not any(one.ended for one in fleet.engines.values())
+
+
+def test_a_new_observer_after_an_outage_robs_nobody(fleet: Fleet) -> None:
+    """I11: it has seen nothing yet, and all get the time to beat first."""
+    fleet.table.error = AWAY
+    fleet.run(100)
+    fleet.table.error = None
+    one = fleet.join('new')
+    one.observer.scan()
+    fleet.run(100)
+    assert fleet.dead() == set()
+
+
+def test_a_flapping_database_delays_a_death_and_does_not_prevent_it(fleet: Fleet) -> None:
+    fleet.engines['d'].silent = True
+
+    def flap() -> bool:
+        fleet.table.error = AWAY if fleet.clock.now() % 25 < 1 else None
+        return 'd' in fleet.dead()
+
+    passed = fleet.seconds_until(flap)
+    assert passed > SETTINGS.service_down_time
+    assert fleet.dead() == {'d'}
+
+
+@pytest.mark.parametrize('step', [-3600.0, -25.0, 25.0, 3600.0])
+def test_a_stepped_database_clock_robs_nobody_and_hides_no_death(
+        fleet: Fleet, step: float) -> None:
+    """I15."""
+    fleet.table.step = step
+    fleet.run(100)
+    assert fleet.dead() == set()
+    fleet.engines['d'].silent = True
+    assert seconds_to_death(fleet, 'd') <= SETTINGS.declaration_bound
+    fleet.table.step = 0
+    fleet.run(100)
+    assert fleet.dead() == {'d'}
+
+
+def test_a_death_under_a_clock_that_then_falls_back_is_seen(fleet: Fleet) -> None:
+    """I15: a beat from the future makes a candidate, too."""
+    fleet.table.step = 86400
+    fleet.run(10)
+    fleet.engines['d'].silent = True
+    fleet.table.step = 0
+    assert seconds_to_death(fleet, 'd') <= SETTINGS.declaration_bound
+    assert fleet.dead() == {'d'}
+
+
+def test_an_observer_that_slept_does_not_count_its_sleep() -> None:
+    """I15: each engine has a clock of its own, so only the observer's has run on."""
+    fleet = Fleet('other')
+    clock = fakes.Clock()
+    observer = fakes.Engine('observer', fleet.table, clock=clock)
+    observer.membership.join()
+    for _ in range(100):
+        fleet.run(1)
+        clock.forward(1)
+        observer.membership.beat()
+        observer.scan()
+    fleet.table.step = 10
+    observer.scan()
+    clock.forward(10_000)
+    observer.membership.beat()
+    observer.scan()
+    assert fleet.dead() == set()
+
+
+def test_a_candidate_has_to_be_silent_for_what_its_own_fence_time_asks(fleet: Fleet) -> None:
+    """I5: machines do not share one configuration at all times."""
+    slow = conf.Settings(fence_time=100, service_down_time=120, host='here')
+    fleet.join('slow', settings=slow)
+    fleet.run(60)
+    fleet.engines['slow'].silent = True
+    passed = seconds_to_death(fleet, 'slow')
+    assert passed >= conf.window_for(100)
+    assert fleet.engines['slow'].gate.held
+
+
+def test_a_count_that_moved_starts_the_watch_afresh_downwards_too(fleet: Fleet) -> None:
+    """I4: a failover may lose commits."""
+    fleet.engines['d'].silent = True
+    fleet.run(SETTINGS.service_down_time - 5)
+    fleet.table.change('d', report_count=fleet.table.rows['d'].report_count - 1)
+    assert seconds_to_death(fleet, 'd') >= SETTINGS.window
+
+
+def test_a_beat_between_the_look_and_the_declaration_saves_the_engine(
+        fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I4."""
+    late = fleet.engines['d']
+    late.silent = True
+    machines = fleet.table.machines
+
+    def beat_first(*arguments: object) -> tuple[set[str], set[str]]:
+        fleet.table.beat('d')
+        return machines(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fleet.table, 'machines', beat_first)
+    fleet.run(SETTINGS.declaration_bound)
+    assert fleet.dead() == set()
+
+
+def test_an_engine_of_another_version_is_shown_and_never_judged(fleet: Fleet) -> None:
+    fleet.engines['d'].silent = True
+    fleet.table.change('d', protocol=engines.PROTOCOL_VERSION + 1)
+    fleet.run(300)
+    assert fleet.dead() == set()
+    row = fleet.table.read('d')
+    assert row is not None
+    assert not row.judged
+    assert row.age > 300
+
+
+def test_an_engine_without_a_row_is_unknown_and_never_dead(fleet: Fleet) -> None:
+    fleet.engines['d'].silent = True
+    fleet.run(20)
+    fleet.table.remove('d')
+    fleet.run(100)
+    assert fleet.dead() == set()
+
+
+def test_who_left_is_relieved_and_not_declared(fleet: Fleet) -> None:
+    """I13."""
+    fleet.engines['d'].membership.leave()
+    fleet.engines['d'].silent = True
+    fleet.run(SETTINGS.scan_interval + .1)
+    seen = fleet.engines['a'].seen
+    assert seen is not None
+    assert [(row.engine_id, row.state) for row in seen.ended] == [('d', 'left')]
+    fleet.run(100)
+    assert fleet.table.deaths == []
+
+
+def test_an_observer_that_holds_declares_nobody(fleet: Fleet) -> None:
+    one = fleet.engines['a']
+    fleet.engines['d'].silent = fleet.engines['b'].silent = fleet.engines['c'].silent = True
+    one.membership.checks.append(lambda: 'stuck')
+    fleet.run(100)
+    assert one.gate.held
+    assert fleet.dead() == set()
+
+
+def test_a_declaration_whose_reply_was_lost_is_found_by_the_next_look(fleet: Fleet) -> None:
+    """I16, I18: it is not made twice."""
+    fleet.engines['d'].silent = True
+    declare = fleet.table.declare
+
+    def lose(*arguments: object, **named: object) -> bool:
+        fleet.table.lost_replies = 1
+        return declare(*arguments, **named)  # type: ignore[arg-type]
+
+    fleet.table.declare = lose  # type: ignore[method-assign]
+    seconds_to_death(fleet, 'd')
+    fleet.run(SETTINGS.scan_interval + .2)
+    assert len(fleet.table.deaths) == 1
+    for name in 'abc':
+        seen = fleet.engines[name].seen
+        assert seen is not None
+        assert [row.engine_id for row in seen.ended] == ['d']
+
+
+def test_an_observer_looks_again_exactly_when_the_next_suspicion_ripens() -> None:
+    settings = conf.Settings(scan_interval=7, host='here')
+    fleet = Fleet('a', 'b', 'c', 'd', settings=settings)
+    fleet.run(60)
+    fleet.engines['d'].silent = True
+    last_beat = fleet.table.beaten['d']
+    seconds_to_death(fleet, 'd')
+    assert fleet.clock.now() - last_beat <= settings.declaration_bound
+    waits = {round(one.seen.next_seconds, 1) for one in fleet.engines.values() if one.seen}
+    assert waits
+    assert max(waits) <= 7
+
+
+# The breaker.
+
+def machines_of(fleet: Fleet, count: int, workers: int = 1) -> list[list[fakes.Engine]]:
+    return [[fleet.join(f'm{machine}w{worker}', machine=f'machine-{machine}')
+             for worker in range(workers)] for machine in range(count)]
+
+
+def silence(*machines: list[fakes.Engine]) -> None:
+    for machine in machines:
+        for one in machine:
+            one.silent = True
+
+
+def test_when_most_machines_look_dead_a_declaration_waits_loudly(
+        caplog: pytest.LogCaptureFixture) -> None:
+    fleet = Fleet()
+    machines = machines_of(fleet, 5)
+    fleet.run(60)
+    silence(*machines[:3])
+    fleet.run(SETTINGS.declaration_bound + 5)
+    assert fleet.dead() == set()
+    warnings = [each for each in caplog.records if 'looks dead, and so do' in each.getMessage()]
+    # Once an observer and engine, however often they look.
+    assert len(warnings) == 2 * 3
+    assert '3 of 5 machines' in warnings[0].getMessage()
+
+
+def test_a_true_mass_death_is_recovered_later_and_the_work_not_blamed() -> None:
+    fleet = Fleet()
+    machines = machines_of(fleet, 5)
+    fleet.run(60)
+    silence(*machines[:3])
+    passed = fleet.seconds_until(lambda: len(fleet.dead()) == 3)
+    assert passed >= SETTINGS.breaker_delay + SETTINGS.window
+    assert {mass for _, _, _, mass in fleet.table.deaths} == {True}
+    seen = machines[3][0].seen
+    assert seen is not None
+    declared_by_it = {name for name, by, _, _ in fleet.table.deaths if by == 'm3w0'}
+    assert all(row.mass for row in seen.ended if row.engine_id in declared_by_it)
+
+
+def test_the_breaker_counts_machines_and_not_workers() -> None:
+    fleet = Fleet()
+    machines = machines_of(fleet, 3, workers=4)
+    fleet.run(60)
+    silence(*machines[:2])
+    fleet.run(SETTINGS.declaration_bound)
+    assert len(fleet.dead()) == 8, 'two of three machines are not more than two'
+    assert not any(mass for _, _, _, mass in fleet.table.deaths)
+
+
+def test_deaths_one_after_the_other_trip_the_breaker_too() -> None:
+    fleet = Fleet()
+    machines = machines_of(fleet, 5)
+    fleet.run(60)
+    silence(*machines[:2])
+    fleet.run(10)
+    silence(machines[2])
+    fleet.run(SETTINGS.declaration_bound + 5)
+    assert len(fleet.dead()) < 3
+
+
+def test_deaths_proved_by_the_kernel_and_leaves_do_not_trip_the_breaker(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet()
+    machines = machines_of(fleet, 7)
+    fleet.run(60)
+    gone = {one.identity.process.boot_id for machine in machines[:2] for one in machine}
+    monkeypatch.setattr(
+        engines, 'prove', lambda other, observer:
+        engines.Proof.GONE if other.boot_id in gone else engines.Proof.NONE)
+    silence(*machines[:5])
+    for machine in machines[2:4]:
+        machine[0].membership.leave()
+    fleet.run(1.5)
+    assert fleet.dead() == {'m0w0', 'm1w0'}
+    fleet.run(SETTINGS.declaration_bound)
+    assert fleet.dead() == {'m0w0', 'm1w0', 'm4w0'}
+    assert not any(mass for _, _, _, mass in fleet.table.deaths)
+
+
+def test_without_a_boot_id_the_breaker_counts_hostnames() -> None:
+    row = fakes.service_row('x', hostname='one', process=fakes.process(boot_id=''))
+    assert row.machine == 'one'
+
+
+# Proof.
+
+def test_what_the_kernel_proves_is_declared_at_once(
+        fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(
+        engines, 'prove', lambda other, observer:
+        engines.Proof.GONE if other.boot_id == 'boot-of-host-of-d' else engines.Proof.NONE)
+    fleet.engines['d'].silent = True
+    assert seconds_to_death(fleet, 'd') <= SETTINGS.scan_interval + .2
+    ((name, _, evidence, _),) = fleet.table.deaths
+    assert (name, evidence) == ('d', 'kernel')
+    assert 'is dead, by the kernel' in caplog.text
+
+
+@pytest.mark.parametrize('proof', [engines.Proof.RUNNING, engines.Proof.NONE])
+def test_without_a_proof_of_death_the_watch_decides(
+        fleet: Fleet, monkeypatch: pytest.MonkeyPatch, proof: engines.Proof) -> None:
+    monkeypatch.setattr(engines, 'prove', lambda other, observer: proof)
+    fleet.engines['d'].silent = True
+    assert seconds_to_death(fleet, 'd') >= SETTINGS.window
+
+
+# The view.
+
+@pytest.fixture
+def view() -> detection.View:
+    return detection.View(SETTINGS)
+
+
+def test_an_observer_that_has_just_started_has_seen_nothing(view: detection.View) -> None:
+    view.look(0, 0, 0)
+    assert view.at(SETTINGS.settle) == 0
+    assert view.at(SETTINGS.settle + 1) == pytest.approx(1)
+
+
+def look_until(view: detection.View, start: float, end: float, failures: int = 0) -> float:
+    time = start
+    while time <= end:
+        view.look(time, time + .1, failures)
+        time += 1
+    return view.at(time - 1)
+
+
+def test_time_of_good_view_is_counted(view: detection.View) -> None:
+    assert look_until(view, 0, 100) == pytest.approx(100 - SETTINGS.settle)
+
+
+@pytest.mark.parametrize('gap', ['a failed look', 'a failed beat', 'a pause', 'a stuck read'])
+def test_a_gap_and_the_settle_time_add_nothing_and_take_nothing_away(
+        view: detection.View, gap: str) -> None:
+    before = look_until(view, 0, 100)
+    failures, again = 0, 101.0
+    if gap == 'a failed look':
+        view.lost()
+    elif gap == 'a failed beat':
+        failures = 1
+    elif gap == 'a pause':
+        again = 104.0
+    else:
+        view.look(101, 111, 0)
+        before = view.at(101)
+        again = 112.0
+    view.look(again, again + .1, failures)
+    assert view.at(again + SETTINGS.settle) == pytest.approx(before)
+    after = look_until(view, again + 1, again + 50, failures)
+    assert after == pytest.approx(before + 50 - SETTINGS.settle)
+
+
+def test_a_slow_read_is_not_a_gap(view: detection.View) -> None:
+    before = look_until(view, 0, 100)
+    view.look(101, 109, 0)
+    view.look(110, 110.1, 0)
+    assert view.at(110) == pytest.approx(before + 10)

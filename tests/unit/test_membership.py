@@ -1,0 +1,300 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What the outcome of a beat means, and how an engine joins, holds, drains and leaves."""
+
+import logging
+import random
+
+import pytest
+
+from heat_liveness import errors, fence, membership
+from heat_liveness.membership import State
+from tests.unit import fakes
+from tests.unit.fakes import SETTINGS
+
+AWAY = errors.DatabaseError('The database cannot be reached.')
+
+
+@pytest.fixture
+def clock() -> fakes.Clock:
+    return fakes.Clock()
+
+
+@pytest.fixture
+def table(clock: fakes.Clock) -> fakes.Table:
+    return fakes.Table(clock)
+
+
+@pytest.fixture
+def engine(table: fakes.Table) -> fakes.Engine:
+    one = fakes.Engine('me', table)
+    one.membership.join()
+    return one
+
+
+def levels(caplog: pytest.LogCaptureFixture) -> list[int]:
+    return [record.levelno for record in caplog.records if record.levelno > logging.DEBUG]
+
+
+def ends(one: fakes.Engine) -> str:
+    with pytest.raises(errors.EngineDead) as caught:
+        one.membership.beat()
+    with pytest.raises(errors.EngineDead):
+        one.gate.check()
+    return str(caught.value)
+
+
+def test_a_join_writes_the_row_with_the_engines_own_fence_time(
+        engine: fakes.Engine, table: fakes.Table) -> None:
+    row = table.rows['me']
+    assert (row.fence_time, row.report_interval, row.report_count) == (20.0, 4.0, 0)
+    assert engine.membership.state is State.JOINED
+    engine.gate.check()
+
+
+def test_a_join_that_fails_leaves_the_engine_outside(table: fakes.Table) -> None:
+    one = fakes.Engine('me', table)
+    table.error = AWAY
+    with pytest.raises(errors.DatabaseError):
+        one.membership.join()
+    assert one.membership.state is State.NEW
+    assert one.gate.held
+
+
+def test_a_join_whose_reply_was_lost_is_found_by_the_next(table: fakes.Table) -> None:
+    one = fakes.Engine('me', table)
+    table.lost_replies = 1
+    with pytest.raises(errors.UnclearOutcome):
+        one.membership.join()
+    one.membership.join()
+    assert one.membership.state is State.JOINED
+    one.gate.check()
+
+
+def test_an_engine_declared_dead_before_it_knew_that_it_had_joined_ends(
+        table: fakes.Table) -> None:
+    """I7: the dead stay dead."""
+    one = fakes.Engine('me', table)
+    table.lost_replies = 1
+    with pytest.raises(errors.UnclearOutcome):
+        one.membership.join()
+    table.end('me')
+    with pytest.raises(errors.EngineDead, match='declared dead before it had joined'):
+        one.membership.join()
+
+
+def test_a_beat_raises_the_count_and_comes_again_after_the_interval(
+        engine: fakes.Engine, table: fakes.Table) -> None:
+    assert engine.membership.beat() == pytest.approx(SETTINGS.report_interval)
+    assert table.rows['me'].report_count == 1
+
+
+def test_the_fence_and_the_timer_count_from_the_start_of_the_beat(
+        engine: fakes.Engine, table: fakes.Table, clock: fakes.Clock) -> None:
+    """I6: the others may count from what the database saw."""
+    started = clock.now()
+    table.slow = 2.5
+    engine.membership.beat()
+    assert clock.now() == started + 2.5
+    assert engine.gate.closes_at == started + SETTINGS.fence_time
+    assert engine.timer.due == started + SETTINGS.fence_time + 1
+
+
+def test_a_beat_that_took_longer_than_the_fence_holds_on_and_kills_nobody(
+        engine: fakes.Engine, table: fakes.Table, clock: fakes.Clock) -> None:
+    """I11: what such a beat allows is over when it returns; the watchdog holds meanwhile."""
+    clock.forward(SETTINGS.fence_time)
+    engine.membership.watch()
+    due = engine.timer.due
+    clock.forward(-SETTINGS.fence_time)
+    table.slow = SETTINGS.fence_time + 1.5
+    engine.membership.beat()
+    assert engine.gate.held
+    assert engine.timer.due == due
+    table.slow = 0
+    engine.membership.beat()
+    assert not engine.gate.held
+    assert engine.timer.due == clock.now() + SETTINGS.fence_time + 1
+
+
+def test_a_beat_that_fails_is_tried_again_soon_and_kills_nobody(
+        engine: fakes.Engine, table: fakes.Table, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    table.error = AWAY
+    for _ in range(5):
+        assert engine.membership.beat() == SETTINGS.beat_retry
+    assert engine.membership.failures == 5
+    assert levels(caplog) == [logging.WARNING]
+    table.error = None
+    assert engine.membership.beat() == pytest.approx(SETTINGS.report_interval)
+    assert levels(caplog) == [logging.WARNING, logging.INFO]
+
+
+@pytest.mark.parametrize('error', [
+    errors.UnclearOutcome('?'), errors.SchemaError('?'), errors.LockHeld('?')])
+def test_no_error_of_the_database_is_a_death(
+        engine: fakes.Engine, table: fakes.Table, error: Exception) -> None:
+    """I16."""
+    table.error = error
+    assert engine.membership.beat() == SETTINGS.beat_retry
+    engine.gate.check()
+
+
+def test_a_row_that_says_dead_ends_the_engine(engine: fakes.Engine, table: fakes.Table) -> None:
+    """I7."""
+    table.end('me')
+    assert 'was declared dead by another (watched)' in ends(engine)
+
+
+def test_a_row_removed_under_a_live_engine_is_written_again(
+        engine: fakes.Engine, table: fakes.Table, clock: fakes.Clock,
+        caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        engine.membership.beat()
+    table.remove('me')
+    clock.forward(SETTINGS.fence_time - .1)
+    engine.membership.beat()
+    assert levels(caplog) == [logging.WARNING]
+    assert table.rows['me'].report_count == 4, 'a count that falls would only start watches afresh'
+    engine.gate.check()
+    assert engine.gate.closes_at == clock.now() + SETTINGS.fence_time
+
+
+def test_an_engine_without_a_row_that_may_be_called_dead_ends(
+        engine: fakes.Engine, table: fakes.Table, clock: fakes.Clock) -> None:
+    """I7: it cannot know whether it was declared dead and then forgotten."""
+    table.remove('me')
+    clock.forward(SETTINGS.fence_time)
+    assert 'has no row' in ends(engine)
+
+
+def test_a_failing_health_check_withholds_the_beats_and_says_so_once(
+        engine: fakes.Engine, table: fakes.Table, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    complaint: list[str | None] = ['its workers are stuck']
+    engine.membership.checks += [lambda: None, lambda: complaint[0]]
+    for _ in range(3):
+        assert engine.membership.beat() == SETTINGS.beat_retry
+    assert table.rows['me'].report_count == 0
+    assert engine.membership.failures == 0
+    assert levels(caplog) == [logging.WARNING]
+    assert 'withholds its beats: its workers are stuck' in caplog.text
+    complaint[0] = None
+    engine.membership.beat()
+    assert table.rows['me'].report_count == 1
+    assert levels(caplog) == [logging.WARNING, logging.INFO]
+
+
+def test_a_health_check_that_raises_has_failed(
+        engine: fakes.Engine, table: fakes.Table, clock: fakes.Clock,
+        caplog: pytest.LogCaptureFixture) -> None:
+    def check() -> str | None:
+        raise ZeroDivisionError('by what?')
+
+    engine.membership.checks.append(check)
+    assert engine.membership.beat() == SETTINGS.beat_retry
+    assert 'a health check raised ZeroDivisionError: by what?' in caplog.text
+    clock.forward(SETTINGS.fence_time)
+    table.end('me')
+    assert 'was declared dead' in ends(engine)
+
+
+def test_an_engine_that_withholds_its_beats_reads_whether_it_was_called_dead(
+        engine: fakes.Engine, table: fakes.Table, clock: fakes.Clock) -> None:
+    engine.membership.checks.append(lambda: 'stuck')
+    clock.forward(SETTINGS.fence_time)
+    assert engine.membership.beat() == SETTINGS.beat_retry
+    table.end('me')
+    assert 'was declared dead by another' in ends(engine)
+
+
+def test_an_engine_that_is_well_again_is_not_well_before_its_beat_is_through(
+        engine: fakes.Engine, table: fakes.Table, clock: fakes.Clock) -> None:
+    complaint: list[str | None] = ['stuck']
+    engine.membership.checks.append(lambda: complaint[0])
+    engine.membership.beat()
+    clock.forward(SETTINGS.fence_time)
+    complaint[0] = None
+    assert engine.gate.held
+    engine.membership.beat()
+    engine.gate.check()
+
+
+def test_the_watchdog_sleeps_until_the_gate_closes(
+        engine: fakes.Engine, clock: fakes.Clock) -> None:
+    due = engine.timer.due
+    clock.forward(5)
+    assert engine.membership.watch() == pytest.approx(SETTINGS.fence_time - 5)
+    assert engine.timer.due == due
+
+
+def test_a_watchdog_that_sees_the_gate_closed_keeps_the_timer_away(
+        engine: fakes.Engine, clock: fakes.Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """I11: whoever holds needs no killing, however long the outage."""
+    caplog.set_level(logging.INFO)
+    clock.forward(SETTINGS.fence_time)
+    for _ in range(1000):
+        assert engine.timer.due is not None
+        assert engine.timer.due > clock.now()
+        clock.forward(engine.membership.watch())
+    assert levels(caplog) == [logging.WARNING]
+    engine.membership.beat()
+    assert levels(caplog) == [logging.WARNING, logging.INFO]
+    assert engine.timer.due == clock.now() + SETTINGS.fence_time + 1
+
+
+def test_without_a_watchdog_the_timer_is_due(engine: fakes.Engine, clock: fakes.Clock) -> None:
+    """I6: a process that neither beats nor holds is ended before anybody calls it dead."""
+    clock.forward(SETTINGS.fence_time + 1)
+    assert engine.timer.due == clock.now()
+    assert clock.now() - 1000 < SETTINGS.window
+
+
+def test_a_draining_engine_beats_on_and_leaves_last(
+        engine: fakes.Engine, table: fakes.Table) -> None:
+    """I13."""
+    engine.membership.drain()
+    assert engine.membership.state is State.DRAINING
+    engine.membership.beat()
+    assert table.rows['me'].state == 'draining'
+    assert table.rows['me'].report_count == 1
+    engine.gate.check()
+    engine.membership.leave()
+    assert table.rows['me'].state == 'left'
+    assert engine.membership.state is State.LEFT
+    with pytest.raises(errors.EngineDead, match='has left'):
+        engine.gate.check()
+    engine.membership.disarm()
+    assert engine.timer.due is None
+
+
+def test_a_leave_that_is_not_heard_has_shut_the_gate_all_the_same(
+        engine: fakes.Engine, table: fakes.Table) -> None:
+    table.error = AWAY
+    with pytest.raises(errors.DatabaseError):
+        engine.membership.leave()
+    with pytest.raises(errors.EngineDead):
+        engine.gate.check()
+
+
+def test_jitter_spreads_the_beats_but_never_beyond_what_the_fence_counts_with(
+        table: fakes.Table, clock: fakes.Clock) -> None:
+    gate = fence.Gate(20, clock)
+    one = membership.Membership(
+        fakes.identity('me'), SETTINGS, table, gate,  # type: ignore[arg-type]
+        fakes.Timer(), clock, random.Random(1))
+    one.join()
+    pauses = {one.beat() for _ in range(200)}
+    assert len(pauses) > 100
+    assert min(pauses) >= .9 * SETTINGS.report_interval
+    assert max(pauses) <= 1.1 * SETTINGS.report_interval
