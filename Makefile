@@ -67,6 +67,6 @@ sample: $(VENV)/stamp-test
 	$(BIN)/oslo-config-generator --config-file config-generator.conf
 
 clean:
-	rm -rf $(VENV) .tox build dist *.egg-info htmlcov .coverage* .hypothesis \
+	rm -rf $(VENV) .heatlab .tox build dist *.egg-info htmlcov .coverage* .hypothesis \
 	    .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -41,7 +41,7 @@ def shown(database: Database, settings: Settings, options: Any) -> str:
     rows = Locks(database).search(options.status, options.engine, options.limit)
     output.warn_of_limit(options.limit, rows, 'the oldest')
     return output.several(options.form or 'table', _COLUMNS,
-                          [dataclasses.asdict(row) for row in rows])
+                          [row.record() for row in rows])
 
 
 def show(database: Database, settings: Settings, options: Any) -> str:
@@ -49,7 +49,7 @@ def show(database: Database, settings: Settings, options: Any) -> str:
     row = _find(database, options.lock)
     journal = Journal(database).search(subject=f'lock:{row.name}')
     if options.form:
-        return output.one(options.form, dataclasses.asdict(row) | {
+        return output.one(options.form, row.record() | {
             'journal': [dataclasses.asdict(entry) for entry in journal]})
     operators = {entry.engine_id for entry in journal if entry.kind == 'operator'} - {None}
     return '\n'.join([*_told(row, operators), *_history(row, operators), *_journal(journal)])

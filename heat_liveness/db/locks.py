@@ -34,7 +34,6 @@ from heat_liveness.db.database import Database
 from heat_liveness.db.members import ServiceRow, alive, ended, joining
 
 _t = models.lock
-_COLUMNS = _t.c.keys()
 _FREE = ('complete', 'failed', 'released')
 MOST_ROWS = 1000
 """The largest batch one transaction moves."""
@@ -44,31 +43,53 @@ _MOST_GENERATIONS = 100
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LockRow:
-    """One piece of work, as the database has it."""
+    """One piece of work, as the database has it.
+
+    What the database keeps as JSON is decoded when it is asked for: a batch may have a
+    thousand rows, and to decode them would be a third of the taker's work.
+    """
 
     id: int
     name: str
     task: str
-    arguments: Any
-    progress: Any
+    arguments_text: str
+    progress_text: str
     status: str
     reason: str | None
     engine_id: str | None
     generation: int
     takeovers: int
-    history: list[dict[str, Any]]
+    history_text: str
     created_at: datetime.datetime
     updated_at: datetime.datetime
 
+    @property
+    def arguments(self) -> Any:
+        """What the task was given."""
+        return stored.value(self.arguments_text)
+
+    @property
+    def progress(self) -> Any:
+        """What its owner last wrote of how far it has come; None at first."""
+        return stored.value(self.progress_text)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Whose end moved it since it was acquired, and to whom."""
+        return [stored.mapping(line, engine_id=None, state=None, taken_by=None)
+                for line in self.history_text.splitlines()]
+
+    def record(self) -> dict[str, Any]:
+        """Return all it says, by the names of the columns."""
+        return {column.name: getattr(self, column.name) for column in _t.c}
+
+
+_FIELDS = [field.name for field in dataclasses.fields(LockRow)]
+
 
 def _row(row: sa.Row[Any], **changed: Any) -> LockRow:
-    """Decode a row; ``changed`` is what it says by now instead of what was read."""
-    values = {**dict(zip(_COLUMNS, row, strict=True)), **changed}
-    for name in ('arguments', 'progress'):
-        values[name] = stored.value(values[name])
-    values['history'] = [stored.mapping(line, engine_id=None, state=None, taken_by=None)
-                         for line in values['history'].splitlines()]
-    return LockRow(**values)
+    """Make a row of all columns; ``changed`` is what it says by now instead of what was read."""
+    return LockRow(**{**dict(zip(_FIELDS, row, strict=True)), **changed})
 
 
 class Locks:
@@ -191,9 +212,8 @@ class Locks:
                 return []
             connection.execute(_journal('takeover', f'batch:{uuid.uuid4()}', owner, taker_id,
                                         rows))
-        # Only now: to decode them takes longer than to commit, and others may wait for us.
         return [_row(row, engine_id=taker_id, generation=row.generation + 1,
-                     takeovers=row.takeovers + int(owner.blamed), history=row.history + entry)
+                     takeovers=row.takeovers + int(owner.blamed), history_text=row.history + entry)
                 for row in rows]
 
     def reclaim(self, rows: Sequence[LockRow], engine_id: str) -> list[LockRow]:

@@ -89,6 +89,8 @@ class Order:
     stack_name: str
     name: str
     traversal: str
+    plan: str
+    replaces: int | None
 
 
 def plan(row: HeldResource, nested_exists: bool) -> tuple[Plan, str]:
@@ -225,7 +227,7 @@ class HeatRows:
                 'plan': what, 'reason': why, 'stack_id': row.stack_id,
                 'stack_name': row.stack_name, 'resource': row.name,
                 'state': f'{row.action}_{row.status}', 'physical_id': row.physical_id,
-                'traversal': row.traversal}),
+                'traversal': row.traversal, 'replaces': row.replaces}),
             created_at=times.now(), updated_at=times.now()))
 
     def adopt(self, owner_id: str, taker_id: str, limit: int) -> list[Order]:
@@ -320,4 +322,4 @@ def _order(row: sa.Row[Any]) -> Order:
         id=row.id, resource_id=int(row.subject.partition(':')[2]),
         atomic_key=row.generation + 1, stack_id=detail['stack_id'],
         stack_name=detail['stack_name'], name=detail['resource'],
-        traversal=detail['traversal'])
+        traversal=detail['traversal'], plan=detail['plan'], replaces=detail['replaces'])

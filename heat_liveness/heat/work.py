@@ -26,14 +26,15 @@ This release recovers CREATE.  What it cannot recover safely it leaves alone, wi
 reason in the journal and one WARNING.
 """
 
+import collections
 import logging
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Container, Sequence
 from concurrent import futures
 
 from heat.common import context as heat_context
 from heat.common import exception as heat_exception
-from heat.engine import check_resource
+from heat.engine import check_resource, sync_point
 from heat.engine import stack as heat_stack
 from heat.objects import resource as heat_resource
 from heat.rpc import worker_client
@@ -116,56 +117,92 @@ class HeatWork:
         with self._guard:
             new = [order for order in orders if order.id not in self._running]
             self._running.update(order.id for order in new)
+        # A stack is loaded, and its owner's token asked for, once for all its orders.
+        by_stack = collections.defaultdict(list)
         for order in new:
-            self._pool.submit(self._order, order)
+            by_stack[order.stack_id].append(order)
+        for batch in by_stack.values():
+            self._pool.submit(self._send, batch)
         return len(new)
 
-    def _order(self, order: rows.Order) -> None:
+    def _send(self, orders: Sequence[rows.Order]) -> None:
+        first = orders[0]
         try:
             self._gate.wait()
-            outcome = self._resume(order)
-            self._rows.close(order, self._me, outcome)
-            LOG.info('Resource %s of stack %s (%s): %s.', order.name, order.stack_name,
-                     order.stack_id, outcome)
+            stack = self._load(first.stack_id)
+            for order in orders:
+                self._gate.wait()
+                outcome = self._resume(order, stack)
+                self._rows.close(order, self._me, outcome)
+                LOG.info('Resource %s of stack %s (%s): %s.', order.name, order.stack_name,
+                         order.stack_id, outcome)
         except errors.EngineDead as error:
-            LOG.warning('The check of resource %s is not sent: %s', order.name, error)
+            LOG.warning('The checks of %d resources of stack %s (%s) are not sent: %s',
+                        len(orders), first.stack_name, first.stack_id, error)
         except Exception:
-            LOG.exception('The check of resource %s of stack %s (%s) could not be sent; it is '
-                          'tried again within %g s.', order.name, order.stack_name,
-                          order.stack_id, self._retry_seconds)
+            LOG.exception('The checks of %d resources of stack %s (%s) could not all be sent; '
+                          'the rest is tried again within %g s.', len(orders), first.stack_name,
+                          first.stack_id, self._retry_seconds)
         finally:
             with self._guard:
-                self._running.discard(order.id)
+                self._running.difference_update(order.id for order in orders)
 
-    def _resume(self, order: rows.Order) -> str:
-        """Send the check, unless the work has gone on already; return what was done."""
-        if not self._rows.untouched(order):
-            return 'somebody has taken it up already'
+    @staticmethod
+    def _load(stack_id: str) -> heat_stack.Stack | None:
         try:
-            stack = heat_stack.Stack.load(heat_context.get_admin_context(), order.stack_id,
-                                          use_stored_context=True)
+            return heat_stack.Stack.load(heat_context.get_admin_context(), stack_id,
+                                         use_stored_context=True)
         except heat_exception.NotFound:
+            return None
+
+    def _resume(self, order: rows.Order, stack: heat_stack.Stack | None) -> str:
+        """Send the check, unless the work has gone on already; return what was done."""
+        if stack is None:
             return 'its stack is gone'
         if stack.status != stack.IN_PROGRESS or stack.current_traversal != order.traversal:
             return 'its stack has begun something else'
-        node = self._node(stack, order.resource_id)
+        if not self._rows.untouched(order):
+            return 'somebody has taken it up already'
+        graph = stack.convergence_dependencies.graph()
+        if (order.replaces is not None and order.plan == rows.Plan.CREATE_AGAIN
+                and not _knows(graph, order.resource_id) and _knows(graph, order.replaces)):
+            return self._check_replacement(order, order.replaces, stack)
+        node = _node(graph, order.resource_id, stack)
+        if node is None:
+            return 'it is not in the graph of its stack'
         check_resource.CheckResource(
             self._me, worker_client.WorkerClient(), None, None, None,
         ).retrigger_check_resource(stack.context, node, stack)
         return 'its check was sent'
 
     @staticmethod
-    def _node(stack: heat_stack.Stack, resource_id: int) -> int:
-        """Return the id under which the graph knows a resource: that of what it replaces.
+    def _check_replacement(order: rows.Order, replaces: int, stack: heat_stack.Stack) -> str:
+        """Have a replacement created in its row, with the input of the node that it stands for.
 
-        A replacement is not in the graph of its traversal, and a check of it would end in a
-        KeyError inside Heat; a check of the original makes another replacement.
+        A check of the original would make another replacement and leave this row behind.
         """
-        graph = stack.convergence_dependencies.graph()
-        node: int | None = resource_id
-        while node is not None:
-            if any(heat_stack.ConvergenceNode(node, is_update) in graph
-                   for is_update in (True, False)):
-                return node
+        point = sync_point.get(stack.context, replaces, stack.current_traversal, True)
+        worker_client.WorkerClient().check_resource(
+            stack.context, order.resource_id, stack.current_traversal,
+            point.input_data or {'input_data': {}}, True, None)
+        return 'its check was sent, as a replacement'
+
+
+def _knows(graph: Container[object], resource_id: int) -> bool:
+    return any(heat_stack.ConvergenceNode(resource_id, is_update) in graph
+               for is_update in (True, False))
+
+
+def _node(graph: Container[object], resource_id: int, stack: heat_stack.Stack) -> int | None:
+    """Return the id under which the graph knows a resource: that of what it replaces, and so on.
+
+    Heat looks one replacement back only; a check of a later one would end in a KeyError
+    there, and a check of the original makes another replacement.
+    """
+    node: int | None = resource_id
+    while node is not None and not _knows(graph, node):
+        try:
             node = heat_resource.Resource.get_obj(stack.context, node).replaces
-        return resource_id
+        except heat_exception.NotFound:
+            return None
+    return node

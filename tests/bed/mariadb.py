@@ -63,7 +63,7 @@ class MariaDB(server.Server):
         return [
             server.find_program('mariadbd', '/usr/sbin'), '--no-defaults',
             f'--datadir={self.data}', f'--socket={self._socket}',
-            f'--pid-file={self.directory / "pid"}',
+            f'--pid-file={self.directory / "pid"}', f'--tmpdir={self.data}',
             '--bind-address=127.0.0.1', f'--port={self.port}', '--skip-name-resolve',
             '--character-set-server=utf8mb4', '--max-connections=500',
             '--performance-schema=OFF', '--innodb-buffer-pool-size=64M',

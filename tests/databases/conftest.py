@@ -15,7 +15,7 @@
 import pathlib
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import pytest
 import sqlalchemy as sa
@@ -83,7 +83,7 @@ class Statements(list[str]):
         super().__init__()
         self._engines = (database.engine, database._autocommit)
 
-    def __enter__(self) -> 'Statements':
+    def __enter__(self) -> Self:
         for one in self._engines:
             event.listen(one, 'before_cursor_execute', self._note)
         return self

@@ -112,10 +112,15 @@ def test_a_connection_killed_amid_a_transaction_leaves_its_fate_open_and_heals(
         server_bed: Bed, database_server: Server) -> None:
     """I16."""
     server_bed.engine('e1')
-    with pytest.raises(errors.UnclearOutcome), server_bed.database.transaction() as connection:
-        connection.execute(sa.update(models.service).values(host='x'))
-        kill_clients(database_server, sa.make_url(server_bed.url).database)
-        connection.execute(sa.update(models.service).values(host='y'))
+
+    def killed_amid() -> None:
+        with server_bed.database.transaction() as connection:
+            connection.execute(sa.update(models.service).values(host='x'))
+            kill_clients(database_server, sa.make_url(server_bed.url).database)
+            connection.execute(sa.update(models.service).values(host='y'))
+
+    with pytest.raises(errors.UnclearOutcome):
+        killed_amid()
     assert server_bed.row('e1').host == 'host'
 
 

@@ -103,7 +103,7 @@ def test_a_lock_that_is_free_is_acquired_anew_under_the_next_generation(
 @pytest.mark.parametrize('free', [True, False])
 @pytest.mark.parametrize('state', ['nowhere', 'dead', 'left'])
 def test_an_engine_that_is_not_alive_acquires_nothing(
-        bed: Bed, state: str, free: bool) -> None:  # noqa: FBT001 - of the lock
+        bed: Bed, state: str, free: bool) -> None:
     """I7."""
     bed.engine('other')
     if free:

@@ -111,7 +111,7 @@ def test_a_sync_does_not_wait_for_another_for_ever(
     monkeypatch.setattr(migration, 'LOCK_SECONDS', 1)
     with database.transaction() as connection:
         connection.execute(sa.select(sa.func.get_lock('liveness_db_sync', 1)))
-        with pytest.raises(errors.DatabaseError, match='Another "db sync" of .* 1 s: look for it'):
+        with pytest.raises(errors.DatabaseError, match=r'Another "db sync" of .* 1 s: look for it'):
             migration.sync(database)
         connection.execute(sa.select(sa.func.release_lock('liveness_db_sync')))
 
@@ -142,7 +142,7 @@ def test_the_migrations_have_the_last_word_on_a_version(
 
 
 def test_heats_own_tables_are_not_touched(database: Database) -> None:
-    heats = {'alembic_version': "version_num VARCHAR(32) NOT NULL",
+    heats = {'alembic_version': 'version_num VARCHAR(32) NOT NULL',
              'service': 'id VARCHAR(36) NOT NULL', 'liveness': 'id INTEGER NOT NULL'}
     with database.transaction() as connection:
         for name, columns in heats.items():

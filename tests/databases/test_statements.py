@@ -16,6 +16,7 @@ import random
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from heat_liveness import agent, conf
 from heat_liveness.db import migration
 from heat_liveness.db.database import Database

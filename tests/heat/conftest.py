@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.bed import server
 from tests.heat.lab.heat import Lab
 
 FIGURES = pytest.StashKey[list[str]]()
@@ -40,14 +39,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def lab() -> Iterator[Lab]:
     """Every server that Heat needs; its folder stays where ``HEAT_LAB_WORK`` names one."""
     root = os.environ.get('HEAT_LAB_WORK')
-    with tempfile.TemporaryDirectory(prefix='heat-lab-') as temporary:
-        try:
-            with Lab(pathlib.Path(root or temporary)) as found:
-                yield found
-        except server.MissingProgram as missing:
-            if os.environ.get('CI'):
-                raise
-            pytest.skip(str(missing))
+    with (tempfile.TemporaryDirectory(prefix='heat-lab-') as temporary,
+          Lab(pathlib.Path(root or temporary)) as found):
+        yield found
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ from typing import Any
 
 from heat_liveness import conf, detection, errors, fence, membership
 from heat_liveness import engine as engines
-from heat_liveness.db import models
 from heat_liveness.db.members import ServiceRow
 
 EPOCH = datetime.datetime(2026, 1, 1)  # noqa: DTZ001 - as the database has it

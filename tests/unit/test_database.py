@@ -48,6 +48,7 @@ def test_the_operators_parameters_are_kept() -> None:
     ('', 'There is no database'),
     ('not a url', 'is not a database URL'),
     ('mysql://u:secret@h:port/d', 'is not a database URL'),
+    ('mysql://u:pass@secret@h/d', r'an @ too many: write one in a password as %40'),
     ('oracle://u:secret@h/d', "names the database 'oracle': use mysql, postgresql or sqlite"),
     ('sqlite://', 'SQLite database in memory'),
     ('sqlite:///:memory:', 'SQLite database in memory')])
@@ -107,7 +108,8 @@ def raised(error: BaseException) -> type[errors.LivenessError]:
     pymysql.err.OperationalError(1290, 'read-only'), pymysql.err.OperationalError(1792, 'read'),
     pymysql.err.OperationalError(1142, 'denied'), pymysql.err.OperationalError(1054, 'column'),
     postgresql('40001'), postgresql('40P01'), postgresql('55P03'), postgresql('25006'),
-    postgresql('42501'), postgresql('22001'), postgresql('23514'), sqlite('SQLITE_BUSY'), sqlite('SQLITE_BUSY_SNAPSHOT'),
+    postgresql('42501'), postgresql('22001'), postgresql('23514'),
+    sqlite('SQLITE_BUSY'), sqlite('SQLITE_BUSY_SNAPSHOT'),
     sqlite('SQLITE_LOCKED'), sqlite('SQLITE_READONLY')])
 def test_a_certain_refusal_has_changed_nothing(cause: Exception) -> None:
     """I16."""
@@ -143,7 +145,8 @@ def test_a_lost_connection_leaves_it_open_too(error: Exception) -> None:
 
 
 @pytest.mark.parametrize('error', [
-    wrapped(pymysql.err.ProgrammingError(1146, "Table doesn't exist")), wrapped(postgresql('42P01')),
+    wrapped(pymysql.err.ProgrammingError(1146, "Table doesn't exist")),
+    wrapped(postgresql('42P01')),
     db_exception.DBNonExistentTable('liveness_service')])
 def test_missing_tables_are_a_sentence_with_the_command(error: Exception) -> None:
     assert raised(error) is errors.SchemaError

@@ -12,8 +12,6 @@
 
 """Who is declared dead, by whom, when, and above all who is not."""
 
-import logging
-
 import pytest
 
 from heat_liveness import conf, detection, errors
@@ -322,15 +320,20 @@ def test_the_breaker_counts_machines_and_not_workers() -> None:
     assert not any(mass for _, _, _, mass in fleet.table.deaths)
 
 
-def test_deaths_one_after_the_other_trip_the_breaker_too() -> None:
+def test_machines_declared_dead_a_moment_ago_count_for_the_breaker() -> None:
     fleet = Fleet()
     machines = machines_of(fleet, 5)
     fleet.run(60)
     silence(*machines[:2])
-    fleet.run(10)
+    beaten = fleet.table.beaten
+    # So late that it is no candidate yet when the first two are declared.
+    fleet.seconds_until(lambda: beaten['m2w0'] > beaten['m0w0'] + 27)
     silence(machines[2])
-    fleet.run(SETTINGS.declaration_bound + 5)
-    assert len(fleet.dead()) < 3
+    fleet.seconds_until(lambda: len(fleet.dead()) == 2)
+    declared = fleet.clock.now()
+    fleet.seconds_until(lambda: fleet.clock.now() > beaten['m2w0'] + 31.3)
+    assert fleet.clock.now() < declared + SETTINGS.service_down_time
+    assert fleet.dead() == {'m0w0', 'm1w0'}
 
 
 def test_deaths_proved_by_the_kernel_and_leaves_do_not_trip_the_breaker(

@@ -116,6 +116,14 @@ def test_the_gate_refuses_a_forked_child(gate: fence.Gate, clock: fakes.Clock) -
     gate.check()
 
 
+def test_a_forked_child_is_told_by_its_pid(
+        gate: fence.Gate, clock: fakes.Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate.good_beat(clock.now())
+    monkeypatch.setattr(os, 'getpid', lambda: 1)
+    with pytest.raises(errors.EngineDead, match='forked from an engine and is none itself'):
+        gate.check()
+
+
 @pytest.fixture
 def armed() -> Iterator[subprocess.Popen[str]]:
     """A process that reads lines of Python which may move its timer."""

@@ -371,6 +371,16 @@ def test_a_dead_engine_ends_its_process_without_unwinding() -> None:
     assert 'CRITICAL:heat_liveness.agent:It was declared dead.' in done.stderr
 
 
+def test_the_status_of_a_dead_engine_asks_for_a_new_one(
+        monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    statuses: list[int] = []
+    monkeypatch.setattr(agent.os, '_exit', statuses.append)
+    monkeypatch.setattr(logging, 'shutdown', lambda: None)
+    agent.end_process('It was declared dead.')
+    assert statuses == [75]
+    assert 'It was declared dead.' in caplog.text
+
+
 def test_a_real_engine_that_cannot_hold_is_ended_by_the_kernel(url: str) -> None:
     """I6."""
     program = textwrap.dedent("""\

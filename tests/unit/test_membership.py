@@ -76,6 +76,8 @@ def test_a_join_whose_reply_was_lost_is_found_by_the_next(table: fakes.Table) ->
     table.lost_replies = 1
     with pytest.raises(errors.UnclearOutcome):
         one.membership.join()
+    assert one.membership.state is State.JOINING
+    assert one.gate.held, 'it may have a row, so it must heed the gate'
     one.membership.join()
     assert one.membership.state is State.JOINED
     one.gate.check()
@@ -127,6 +129,21 @@ def test_a_beat_that_took_longer_than_the_fence_holds_on_and_kills_nobody(
     assert engine.timer.due == clock.now() + SETTINGS.fence_time + 1
 
 
+def test_a_beat_that_took_longer_than_it_allows_releases_no_hold(
+        engine: fakes.Engine, table: fakes.Table, clock: fakes.Clock) -> None:
+    """I11: nor does it set a timer that would be due at once."""
+    clock.forward(SETTINGS.fence_time)
+    engine.membership.watch()
+    due = engine.timer.due
+    table.slow = SETTINGS.fence_time
+    engine.membership.beat()
+    assert engine.gate.held
+    assert engine.timer.due == due
+    table.slow = 0
+    engine.membership.beat()
+    engine.gate.check()
+
+
 def test_a_beat_that_fails_is_tried_again_soon_and_kills_nobody(
         engine: fakes.Engine, table: fakes.Table, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
@@ -168,6 +185,20 @@ def test_a_row_removed_under_a_live_engine_is_written_again(
     assert table.rows['me'].report_count == 4, 'a count that falls would only start watches afresh'
     engine.gate.check()
     assert engine.gate.closes_at == clock.now() + SETTINGS.fence_time
+
+
+def test_a_beat_that_changed_no_row_of_a_live_engine_is_made_again(
+        engine: fakes.Engine, table: fakes.Table, clock: fakes.Clock,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """I5: the row has come back between the beat and the look at it."""
+    clock.forward(1)
+    closes_at = engine.gate.closes_at
+    monkeypatch.setattr(table, 'beat', lambda engine_id: False)
+    engine.membership.beat()
+    assert engine.gate.closes_at == closes_at, 'it proves nothing'
+    monkeypatch.undo()
+    engine.membership.beat()
+    assert table.rows['me'].report_count == 1
 
 
 def test_an_engine_without_a_row_that_may_be_called_dead_ends(

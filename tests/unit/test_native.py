@@ -274,7 +274,7 @@ def test_a_task_of_an_engine_that_ends_while_it_holds_writes_nothing(
 @pytest.mark.parametrize(('error', 'after'), [(REFUSED, False), (UNCLEAR, False), (UNCLEAR, True)])
 def test_a_write_is_sent_until_it_is_certain(
         node: Node, locks: Locks, end: Callable[[Task], None], error: Exception,
-        after: bool) -> None:  # noqa: FBT001 - whether the write got through
+        after: bool) -> None:
     """I16: a lost reply neither loses the work nor does it twice."""
     task = node.work.acquire('x', 'quick')
     Faults(node.work._locks, 'write', error, 3, after=after)
