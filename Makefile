@@ -51,7 +51,7 @@ test-faults: $(VENV)/stamp-test
 
 bench: $(VENV)/stamp-test
 	@tools/packages.sh $(MARIADB) postgresql
-	$(BIN)/python -m tests.bench $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 cover: $(VENV)/stamp-test
 	@tools/packages.sh $(MARIADB) postgresql

@@ -180,8 +180,8 @@ class Liveness:
         """Observe and take over once; return the seconds to the next time."""
         try:
             found = self.observer.scan()
-            self.takeover.sweep(found.ended)
             self.takeover.forget()
+            self.takeover.sweep(found.ended)
         except errors.EngineHeld:
             return self._settings.scan_interval
         except (errors.DatabaseError, errors.SchemaError) as error:

@@ -23,8 +23,8 @@ p         pause before a failed beat is tried again              beat_retry
 tc, tr    bounds of one connect, of one read or write            connect_timeout, read_timeout
 S         longest stall of a database that is well               database_stall_time
 g         longest stall of the interpreter                       stall_time
-F, k      when an engine holds; how much later a timer of the    fence_time, 1 s
-          kernel ends a process that cannot even hold
+F, k      when an engine holds; how much later a timer of the    fence_time; the longer
+          kernel ends a process that cannot even hold            of 1 s and stall_time
 c         age of a beat that makes a row a candidate             1.5 r, at least j·r + 1
 W         how long an observer watches a candidate: D - c
 rho       how much two clocks may differ in rate (0.1 %)
@@ -57,7 +57,7 @@ LOG = logging.getLogger(__name__)
 GROUP = 'liveness'
 
 JITTER = 1.1
-KERNEL_TIMER_LAG_SECONDS = 1.0
+SHORTEST_KERNEL_TIMER_LAG_SECONDS = 1.0
 CLOCK_RATE = 0.001
 LOCK_WAIT_SECONDS = 50.0
 
@@ -83,8 +83,9 @@ OPTIONS: list[cfg.Opt] = [
     cfg.FloatOpt('beat_retry', default=0.5, min=0.01, max=60.0, mutable=True,
                  help='Seconds before a failed beat is tried again.'),
     cfg.FloatOpt('connect_timeout', default=2.0, min=0.1, max=60.0, mutable=True,
-                 help='Seconds a connection to the database may take. Replaces what the driver or '
-                      '[database] says, for the connections of this package only.'),
+                 help='Seconds a connection to the database may take (PostgreSQL: at least 2). '
+                      'Replaces what the driver or [database] says, for the connections of this '
+                      'package only.'),
     cfg.FloatOpt('read_timeout', default=3.0, min=0.1, max=60.0, mutable=True,
                  help='Seconds one read from, or one write to, the database may take before the '
                       'connection is given up. Without a bound a frozen server would hang an '
@@ -220,6 +221,19 @@ class Settings:
                 + self.connect_timeout + 2 * self.read_timeout + self.stall_time)
 
     @property
+    def kernel_timer_lag(self) -> float:
+        """How long after ``fence_time`` the kernel ends a process that cannot hold (k).
+
+        The watchdog, which tells the kernel that it can, must get to run before that.
+        """
+        return max(SHORTEST_KERNEL_TIMER_LAG_SECONDS, self.stall_time)
+
+    @property
+    def asked_fence_time(self) -> float:
+        """The ``fence_time`` that the others must reckon with: longer by a longer lag."""
+        return self.fence_time + self.kernel_timer_lag - SHORTEST_KERNEL_TIMER_LAG_SECONDS
+
+    @property
     def declaration_bound(self) -> float:
         """Longest time from a death to its declaration, while the view is good."""
         return self.service_down_time + self.scan_interval + 2 * self.read_timeout
@@ -235,8 +249,9 @@ class Settings:
                 f'set fence_time to {_up(self.shortest_fence):g} or more.')
         # What follows is measured against the value just proposed, so that all of them do.
         fence = _up(self.shortest_fence) if found else self.fence_time
-        down = _up(self.candidate_age + window_for(fence) + 0.05)
-        if self.window <= window_for(fence):
+        window = window_for(fence + self.asked_fence_time - self.fence_time)
+        down = _up(self.candidate_age + window + 0.05)
+        if self.window <= window:
             found.append(
                 f'service_down_time is {self.service_down_time:g} s, so an engine could be '
                 f'declared dead before it holds (fence_time {fence:g} s): set '
@@ -269,6 +284,6 @@ def reloaded(conf: cfg.ConfigOpts, last_good: Settings) -> Settings:
 
 
 def window_for(fence_time: float) -> float:
-    """Return the shortest safe window, in seconds, to watch an engine with this fence_time."""
-    held = (fence_time + KERNEL_TIMER_LAG_SECONDS) * (1 + CLOCK_RATE) + 1.0
+    """Return the shortest safe window, in seconds, to watch an engine that asks for this."""
+    held = (fence_time + SHORTEST_KERNEL_TIMER_LAG_SECONDS) * (1 + CLOCK_RATE) + 1.0
     return held / (1 - CLOCK_RATE)

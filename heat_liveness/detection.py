@@ -35,9 +35,9 @@ and an observer that has just started has seen nothing yet.
 :meth:`Members.declare`.
 
 **The breaker.**  When more than half of the machines, and more than two, look dead or were
-declared so within the last ``service_down_time``, the fault is rather with what lies
-between them and us.  Then a declaration waits ``breaker_delay`` longer, loudly; a true mass
-death is still recovered, later, and the work is not blamed for it.  It counts machines, as
+declared so within the last ``service_down_time`` and ``breaker_delay``, the fault is rather
+with what lies between them and us.  Then a declaration waits ``breaker_delay`` longer, loudly;
+a true mass death is still recovered, later, and the work is not blamed for it.  It counts machines, as
 the workers of one machine die together.  Deaths proved by the kernel and engines that left
 do not count.
 """
@@ -202,7 +202,9 @@ class Observer:
             'service_down_time_seconds': self._settings.service_down_time})]
 
     def _breaker(self, late: list[ServiceRow], ripe: list[ServiceRow]) -> bool:
-        machines, lost = self._members.machines(self._me, self._settings.service_down_time)
+        # Those whose loss made it wait are remembered for as long as it waits.
+        machines, lost = self._members.machines(
+            self._me, self._settings.service_down_time + self._settings.breaker_delay)
         suspect = lost | {row.machine for row in late}
         tripped = len(suspect) > max(2, len(machines) / 2)
         for row in ripe if tripped else ():

@@ -22,7 +22,7 @@ would have to run in time: whoever asks, looks at the clock himself.
 
 **The kernel timer** ends a process in which nobody asks: one that is stopped, or whose
 interpreter stands still between the gate and the write behind it.  It is a POSIX timer
-on ``CLOCK_BOOTTIME`` whose signal is SIGKILL, due ``KERNEL_TIMER_LAG_SECONDS`` after
+on ``CLOCK_BOOTTIME`` whose signal is SIGKILL, due ``kernel_timer_lag`` after
 ``fence_time``.  The kernel delivers it to a stopped process too.  A good beat moves it on;
 so does the watchdog of an engine that holds, since a process that can hold needs no
 killing.

@@ -127,7 +127,7 @@ class Membership:
         started = self._clock.now()
         try:
             self._members.insert(self.identity, self._settings.report_interval,
-                                 self._settings.fence_time)
+                                 self._settings.asked_fence_time)
         except errors.LockHeld:
             self._rejoin()
             return
@@ -183,7 +183,7 @@ class Membership:
                 # The beat took so long that what it allows is over: the hold goes on, and a
                 # timer set by it would be due at once.
                 return
-            self._timer.set(started + self._settings.fence_time + conf.KERNEL_TIMER_LAG_SECONDS)
+            self._timer.set(started + self._settings.fence_time + self._settings.kernel_timer_lag)
             held, self._holding = self._holding, False
         if held:
             LOG.info('Engine %s works again: its beats reach the database.',
@@ -199,7 +199,7 @@ class Membership:
         started = self._clock.now()
         self._count += 1
         self._members.insert(self.identity, self._settings.report_interval,
-                             self._settings.fence_time, self._count)
+                             self._settings.asked_fence_time, self._count)
         self._good(started)
         LOG.warning('The row of engine %s was removed while it works; it is written again.',
                     self.identity.engine_id)
@@ -235,12 +235,12 @@ class Membership:
         While the gate is closed, each look moves the kernel timer on: a process that looks
         holds as well.
         """
-        lag = conf.KERNEL_TIMER_LAG_SECONDS
+        lag = self._settings.kernel_timer_lag
         with self._fencing:
             remaining = self.gate.closes_at - self._clock.now()
             if remaining > 0:
                 return remaining
-            self._timer.set(self._clock.now() + lag + self._settings.stall_time)
+            self._timer.set(self._clock.now() + 2 * lag)
             first, self._holding = not self._holding, True
         if first:
             LOG.warning('Engine %s holds: no beat has reached the database for %g s. It starts '

@@ -82,15 +82,17 @@ class Takeover:
         taken = 0
         now = self._clock.now()
         shown = self._owing | {row.engine_id: row for row in ended}
-        due = [row for row in shown.values() if row.engine_id not in self._relieved]
-        due += self._again(ended, now)
-        # Survivors that begin with different owners contend less.
-        self._chance.shuffle(due)
-        for owner in due:
-            taken += self._relieve(owner)
+        # First, so that no owner whose work cannot be had stands in its way.
         if self._due_for_itself(now):
             self._looked_after_itself = now
             self._work.reclaim()
+        due = [row for row in shown.values() if row.engine_id not in self._relieved]
+        due += self._again(ended, now)
+        # Survivors that begin with different owners contend less, and an owner whose work cannot
+        # be had stands in the way of others only now and then.
+        self._chance.shuffle(due)
+        for owner in due:
+            taken += self._relieve(owner)
         return taken
 
     def _again(self, ended: Sequence[ServiceRow], now: float) -> list[ServiceRow]:

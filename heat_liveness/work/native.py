@@ -191,19 +191,27 @@ class NativeWork:
         if not room:
             return Claim(0, more=True)
         try:
-            if owner.blamed:
-                for row in self._locks.quarantine(owner, self._me, self._settings.max_takeovers):
-                    LOG.warning('The lock %s is quarantined: its owners died %d times. See '
-                                '"heat-liveness-manage lock show %s".', row.name,
-                                row.takeovers + 1, row.name)
-            rows = self._locks.take_over(owner, self._me, room, tainted=False)
-            if not rows and not self._runs_tainted():
-                rows = self._locks.take_over(owner, self._me, 1, tainted=True)
+            rows = (self._locks.take_over(owner, self._me, room, tainted=False)
+                    or self._tainted(owner))
         except errors.UnclearOutcome:
             self.doubts = True
             raise
         return Claim(self._start(rows),
                      more=bool(rows) or bool(self._locks.owners([owner.engine_id])))
+
+    def _tainted(self, owner: ServiceRow) -> list[LockRow]:
+        """Take one piece whose owners died before, unless one runs here; set poison aside.
+
+        To look for poison is to read all the owner's locks, so it comes when the rest is gone.
+        """
+        if owner.blamed:
+            for row in self._locks.quarantine(owner, self._me, self._settings.max_takeovers):
+                LOG.warning('The lock %s is quarantined: its owners died %d times. See '
+                            '"heat-liveness-manage lock show %s".', row.name,
+                            row.takeovers + 1, row.name)
+        if self._runs_tainted():
+            return []
+        return self._locks.take_over(owner, self._me, 1, tainted=True)
 
     def _runs_tainted(self) -> bool:
         """Whether work whose owner has died before runs here."""

@@ -21,12 +21,12 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
+from benchmarks import __main__ as bench
+from benchmarks import beds, figures, takeovers
 from heat_liveness.db import models
 from heat_liveness.db.locks import Locks
 from heat_liveness.db.members import Members
 from tests.bed import server
-from tests.bench import __main__ as bench
-from tests.bench import beds, figures, takeovers
 from tests.databases.conftest import Bed
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -37,7 +37,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 def test_the_quick_measurements_run(name: str, tmp_path: pathlib.Path) -> None:
     path = tmp_path / 'figures.json'
     done = subprocess.run(
-        [sys.executable, '-m', 'tests.bench', '--quick', '--on', name, '--json', str(path)],
+        [sys.executable, '-m', 'benchmarks', '--quick', '--on', name, '--json', str(path)],
         cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     written = json.loads(path.read_text())

@@ -32,6 +32,8 @@ from heat_liveness.db.database import Database
 from heat_liveness.errors import LockHeld
 from heat_liveness.work.native import NativeWork, Task
 
+LOG = logging.getLogger(__name__)
+
 
 def pretend_to_be_elsewhere() -> None:
     """Give this process another boot id: the kernel can then prove nothing about it."""
@@ -67,7 +69,7 @@ def main(path: str) -> None:
         try:
             live.work.submit(name, 'wait')
         except LockHeld:
-            logging.info('%s is held by another.', name)
+            LOG.info('%s is held by another.', name)
     while not told.wait(settings.scan_interval):
         live.periodic_scan()
     live.stop()

@@ -25,7 +25,7 @@ import pytest
 
 from heat_liveness.db import migration
 from heat_liveness.db.database import Database
-from heat_liveness.db.locks import Locks
+from heat_liveness.db.locks import LockRow, Locks
 from heat_liveness.db.members import Members, ServiceRow
 from tests.bed import processes
 from tests.bed.waiting import wait_until
@@ -128,7 +128,7 @@ def give_work(agent: Agent, engine: ServiceRow) -> pathlib.Path:
     return done
 
 
-def row(agent: Agent):
+def row(agent: Agent) -> LockRow:
     found = Locks(Database(agent.url)).find('long')
     assert found is not None
     return found

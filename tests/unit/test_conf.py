@@ -63,6 +63,17 @@ def test_a_short_interval_has_a_candidate_age_that_jitter_cannot_reach() -> None
     assert settings.candidate_age == pytest.approx(1.33)
 
 
+def test_the_kernel_waits_for_an_interpreter_that_stalls_and_the_others_wait_with_it() -> None:
+    """I6, I11: a busy engine that holds is neither ended nor called dead before it holds."""
+    busy = conf.Settings(stall_time=9.8, fence_time=29, service_down_time=48)
+    assert busy.violations() == []
+    assert (busy.kernel_timer_lag, busy.asked_fence_time) == (9.8, pytest.approx(37.8))
+    assert any('before it holds' in each
+               for each in dataclasses.replace(busy, service_down_time=45).violations())
+    calm = conf.Settings(stall_time=0)
+    assert (calm.kernel_timer_lag, calm.asked_fence_time) == (1.0, 20.0)
+
+
 @pytest.mark.parametrize('fence_time', [.2, 20.0, 3600.0])
 def test_nobody_is_declared_before_it_holds_whatever_the_clocks_rates(fence_time: float) -> None:
     """I6, the safety inequality: W (1 - rho) > (F + k)(1 + rho) + 1."""

@@ -334,6 +334,10 @@ def test_machines_declared_dead_a_moment_ago_count_for_the_breaker() -> None:
     fleet.seconds_until(lambda: fleet.clock.now() > beaten['m2w0'] + 31.3)
     assert fleet.clock.now() < declared + SETTINGS.service_down_time
     assert fleet.dead() == {'m0w0', 'm1w0'}
+    # They are remembered for as long as it has to wait because of them.
+    fleet.seconds_until(lambda: fleet.clock.now() > beaten['m2w0'] + 85)
+    assert fleet.dead() == {'m0w0', 'm1w0'}
+    fleet.seconds_until(lambda: len(fleet.dead()) == 3)
 
 
 def test_deaths_proved_by_the_kernel_and_leaves_do_not_trip_the_breaker(

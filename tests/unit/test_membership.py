@@ -12,6 +12,7 @@
 
 """What the outcome of a beat means, and how an engine joins, holds, drains and leaves."""
 
+import dataclasses
 import logging
 import random
 
@@ -282,6 +283,18 @@ def test_a_watchdog_that_sees_the_gate_closed_keeps_the_timer_away(
     engine.membership.beat()
     assert levels(caplog) == [logging.WARNING, logging.INFO]
     assert engine.timer.due == clock.now() + SETTINGS.fence_time + 1
+
+
+def test_a_busy_engine_has_a_later_timer_and_tells_the_others_so(table: fakes.Table) -> None:
+    """I11: the watchdog of an engine that stalls must get to run before the timer is due."""
+    settings = dataclasses.replace(SETTINGS, stall_time=5.0)
+    one = fakes.Engine('busy', table, settings)
+    one.membership.join()
+    assert table.rows['busy'].fence_time == settings.fence_time + 4
+    table.clock.forward(settings.fence_time + 4.9)
+    assert one.timer.due == pytest.approx(table.clock.now() + 0.1)
+    one.membership.watch()
+    assert one.timer.due >= table.clock.now() + 2 * settings.stall_time
 
 
 def test_without_a_watchdog_the_timer_is_due(engine: fakes.Engine, clock: fakes.Clock) -> None:

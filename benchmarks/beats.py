@@ -30,11 +30,11 @@ import pymysql
 import sqlalchemy as sa
 from sqlalchemy import orm
 
+from benchmarks import beds, figures
 from heat_liveness import engine as engines
 from heat_liveness.db import models, times
 from heat_liveness.db.database import Database
 from heat_liveness.db.members import Members
-from tests.bench import beds, figures
 
 RAW, OURS, CORE, ORM = 'driver alone', 'Members.beat', 'Core, pooled', 'ORM, get and save'
 

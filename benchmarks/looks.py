@@ -22,11 +22,11 @@ import time
 import sqlalchemy as sa
 from sqlalchemy import orm
 
+from benchmarks import beds, figures
 from heat_liveness import engine as engines
 from heat_liveness.db import models, times
 from heat_liveness.db.database import Database
 from heat_liveness.db.members import Members
-from tests.bench import beds, figures
 
 HEATS, ALL, OURS = 'ORM, every row', 'Members.all', 'Members.look'
 ENGINES_PER_MACHINE = 16

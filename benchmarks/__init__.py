@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What the protocol costs, on databases of our own: ``python -m tests.bench``.
+"""What the protocol costs, on databases of our own: ``python -m benchmarks``.
 
 A figure means little by itself: the machine, its disk and its neighbours are in it.  So each
 way of doing a thing is measured beside a plain one, *in turns and in one run*, and what is

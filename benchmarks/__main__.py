@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""``python -m tests.bench``: measure, and show a table."""
+"""``python -m benchmarks``: measure, and show a table."""
 
 import argparse
 import dataclasses
@@ -18,9 +18,9 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from benchmarks import beats, beds, figures, looks, takeovers
 from heat_liveness import errors
 from tests.bed import server
-from tests.bench import beats, beds, figures, looks, takeovers
 
 MEASUREMENTS = ('beats', 'looks', 'takeovers')
 
@@ -44,7 +44,7 @@ QUICK = Sizes(beats=20, beat_turns=3, engines=(500,), look_turns=3, locks=2_000,
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what the arguments ask for; return the exit status."""
-    parser = argparse.ArgumentParser(prog='python -m tests.bench', description=__doc__)
+    parser = argparse.ArgumentParser(prog='python -m benchmarks', description=__doc__)
     parser.add_argument('--quick', action='store_true',
                         help='small sizes, under a minute: whether it runs, not what it costs')
     parser.add_argument('--only', choices=MEASUREMENTS, action='append',

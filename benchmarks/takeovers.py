@@ -32,6 +32,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from benchmarks import beds, figures
 from heat_liveness import clock as clocks
 from heat_liveness import engine as engines
 from heat_liveness import errors
@@ -39,7 +40,6 @@ from heat_liveness.db import models, times
 from heat_liveness.db.database import Database
 from heat_liveness.db.locks import MOST_ROWS, Locks
 from heat_liveness.db.members import Members, ServiceRow, alive, ended
-from tests.bench import beds, figures
 
 BULK = 'one bulk UPDATE'
 OWNERS = 11
