@@ -37,9 +37,9 @@ and an observer that has just started has seen nothing yet.
 **The breaker.**  When more than half of the machines, and more than two, look dead or were
 declared so within the last ``service_down_time`` and ``breaker_delay``, the fault is rather
 with what lies between them and us.  Then a declaration waits ``breaker_delay`` longer, loudly;
-a true mass death is still recovered, later, and the work is not blamed for it.  It counts machines, as
-the workers of one machine die together.  Deaths proved by the kernel and engines that left
-do not count.
+a true mass death is still recovered, later, and the work is not blamed for it.  It counts
+machines, as the workers of one machine die together.  Deaths proved by the kernel and engines
+that left do not count.
 """
 
 import dataclasses
