@@ -40,7 +40,8 @@ def spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
     **options
         For ``subprocess.Popen``; ``**unprivileged()`` is one set of them.
     """
-    mortal = ['setpriv', '--pdeathsig', 'KILL', '--', *command]
+    # Whoever runs the tests in the background of a shell has SIGINT ignored, and so would it.
+    mortal = ['env', '--default-signal=INT', 'setpriv', '--pdeathsig', 'KILL', '--', *command]
     return _starter.submit(
         lambda: subprocess.Popen(mortal, start_new_session=True, **options)).result()
 
