@@ -125,8 +125,13 @@ class Liveness:
         joined()
         return True
 
+    @property
+    def _join_retry(self) -> float:
+        """Seconds to the next try; soon, while the others may see a row that does not beat."""
+        return self._settings.beat_retry if self.joined else JOIN_RETRY_SECONDS
+
     def _begin_later(self, joined: Callable[[], None]) -> None:
-        while not self._clock.wait(self._stop, JOIN_RETRY_SECONDS):
+        while not self._clock.wait(self._stop, self._join_retry):
             if self._try_to_begin(joined, logging.DEBUG):
                 return
 
@@ -184,7 +189,7 @@ class Liveness:
             self.takeover.sweep(found.ended)
         except errors.EngineHeld:
             return self._settings.scan_interval
-        except (errors.DatabaseError, errors.SchemaError) as error:
+        except (errors.DatabaseError, errors.SchemaError, errors.LockHeld) as error:
             if not self._blind:
                 LOG.warning('Engine %s cannot see the others; it looks again every %g s: %s',
                             self.identity.engine_id, self._settings.scan_interval, error)

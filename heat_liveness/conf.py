@@ -104,20 +104,21 @@ OPTIONS: list[cfg.Opt] = [
     cfg.FloatOpt('purge_after', default=7 * 86400.0, min=60.0, max=366 * 86400.0, mutable=True,
                  help='Seconds after which the row of a dead engine that owns nothing is removed, '
                       'and with it the journal of that time.'),
-    cfg.IntOpt('max_takeovers', default=3, min=1, max=1000, mutable=True,
+    cfg.IntOpt('max_takeovers', default=3, min=2, max=1000, mutable=True,
                help='How many times work may be taken over because its owners died. Then it is '
-                    'quarantined: shown to the operator, and given to nobody.'),
+                    'quarantined: shown to the operator, and given to nobody. With 1, work that '
+                    'was only beside a killer would be quarantined with it.'),
     cfg.IntOpt('max_tasks', default=16, min=1, max=4096, mutable=True,
                help='How many tasks one engine runs at a time. It takes over no more than it has '
                     'room for, so that the survivors share.'),
     cfg.IntOpt('workers', default=1, min=1, max=1024,
                help='Worker processes of heat-liveness-agent; each is an engine of its own.'),
-    cfg.StrOpt('host', default=None, sample_default='<hostname>',
+    cfg.StrOpt('host', default=None, sample_default='<hostname>', regex='.', max_length=255,
                help='Name of this host in the service table. Default: the hostname.'),
-    cfg.StrOpt('binary', default='heat-liveness-agent',
+    cfg.StrOpt('binary', default='heat-liveness-agent', regex='.', max_length=255,
                help='Name of the program in the service table. Engines observe and relieve each '
                     'other within one binary and topic.'),
-    cfg.StrOpt('topic', default='liveness',
+    cfg.StrOpt('topic', default='liveness', regex='.', max_length=255,
                help='Topic in the service table; see binary.'),
     cfg.StrOpt('work', default='native',
                help='Where the work of a dead engine is found: the name of an entry point in '
@@ -189,6 +190,10 @@ class Settings:
             values = {field.name: group[field.name] for field in dataclasses.fields(cls)}
         except (cfg.Error, ValueError) as error:
             raise errors.ConfigError(f'An option of [{GROUP}] cannot be used: {error}') from error
+        for name, value in values.items():
+            # The bounds of the options let nan pass, and so would every comparison below.
+            if isinstance(value, float) and not math.isfinite(value):
+                raise errors.ConfigError(f'{name} in [{GROUP}] is {value}: give a number.')
         if values['host'] is None:
             del values['host']
         settings = cls(**values)

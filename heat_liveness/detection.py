@@ -73,10 +73,11 @@ class View:
         """Return the seconds of good view up to a time not before the last look began."""
         return self._seen + max(0.0, time - max(self._started, self._counts_from))
 
-    def look(self, started: float, returned: float, failures: int) -> None:
+    def look(self, started: float, returned: float, failures: int) -> float:
         """Take note of a look that succeeded.
 
         :param failures: own beats that have failed so far
+        :return: the seconds of good view from which a candidate first seen by it is watched
         """
         gap = (self._returned is None or failures != self._failures
                or started - self._returned > self._longest_pause)
@@ -87,7 +88,9 @@ class View:
         self._started = started
         self._failures = failures
         # A read that lasts longer than its timeouts allow was a pause of our own.
-        self._returned = returned if returned - started <= self._longest_read else None
+        paused = returned - started > self._longest_read
+        self._returned = None if paused else returned
+        return self.at(started if paused else returned)
 
     def lost(self) -> None:
         """Take note of a look that failed."""
@@ -145,11 +148,10 @@ class Observer:
         returned = self._clock.now()
         if everything:
             self._looked_at_all = started
-        self._view.look(started, returned, self._membership.failures)
+        seen = self._view.look(started, returned, self._membership.failures)
         others = [row for row in rows if row.live and row.judged
                   and row.engine_id != self._me.engine_id]
-        late = self._follow([row for row in others if self._is_late(row)],
-                            self._view.at(returned))
+        late = self._follow([row for row in others if self._is_late(row)], seen)
         proved = [row for row in others if self._prove(row)]
         watched = self._judge([row for row in late if row not in proved], self._view.at(started))
         for row in (*proved, *watched):

@@ -29,6 +29,10 @@ class UnclearOutcome(DatabaseError):
     """A statement was sent and its fate is unknown: it may have happened, or may happen yet."""
 
 
+class DataRefused(DatabaseError):
+    """The database refused a value, as it will refuse it again; nothing was written."""
+
+
 class SchemaError(LivenessError):
     """The ``liveness_`` tables are missing or of another version."""
 

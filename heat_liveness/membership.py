@@ -125,6 +125,8 @@ class Membership:
         :raises EngineDead: somebody has declared this engine dead already; begin a new one
         """
         started = self._clock.now()
+        # From the INSERT on the others may judge this engine, so the kernel must be able to.
+        self._set_timer(started)
         try:
             self._members.insert(self.identity, self._settings.report_interval,
                                  self._settings.asked_fence_time)
@@ -133,6 +135,10 @@ class Membership:
             return
         except errors.UnclearOutcome:
             self.state = State.JOINING
+            raise
+        except errors.LivenessError:
+            if self.state is State.NEW:
+                self._timer.disarm()
             raise
         self._good(started)
         self.state = State.JOINED
@@ -183,11 +189,15 @@ class Membership:
                 # The beat took so long that what it allows is over: the hold goes on, and a
                 # timer set by it would be due at once.
                 return
-            self._timer.set(started + self._settings.fence_time + self._settings.kernel_timer_lag)
+            self._set_timer(started)
             held, self._holding = self._holding, False
         if held:
             LOG.info('Engine %s works again: its beats reach the database.',
                      self.identity.engine_id)
+
+    def _set_timer(self, started: float) -> None:
+        """Let the kernel end this process, unless a beat succeeds after the one begun then."""
+        self._timer.set(started + self._settings.fence_time + self._settings.kernel_timer_lag)
 
     def _missing(self) -> None:
         row = self._members.read(self.identity.engine_id)

@@ -43,7 +43,7 @@ import random
 from collections.abc import Sequence
 
 from heat_liveness import clock as clocks
-from heat_liveness import conf, fence
+from heat_liveness import conf, errors, fence
 from heat_liveness import engine as engines
 from heat_liveness.db.journal import Journal
 from heat_liveness.db.members import Members, ServiceRow
@@ -88,11 +88,18 @@ class Takeover:
             self._work.reclaim()
         due = [row for row in shown.values() if row.engine_id not in self._relieved]
         due += self._again(ended, now)
-        # Survivors that begin with different owners contend less, and an owner whose work cannot
-        # be had stands in the way of others only now and then.
+        # Survivors that begin with different owners contend less.
         self._chance.shuffle(due)
+        failure: errors.LivenessError | None = None
         for owner in due:
-            taken += self._relieve(owner)
+            try:
+                taken += self._relieve(owner)
+            except (errors.EngineHeld, errors.EngineDead):
+                raise
+            except errors.LivenessError as error:
+                failure = error
+        if failure is not None:
+            raise failure
         return taken
 
     def _again(self, ended: Sequence[ServiceRow], now: float) -> list[ServiceRow]:

@@ -233,6 +233,7 @@ class Database:
         """Turn an error of the database into one that says whether something may have happened.
 
         :raises DatabaseError: nothing has happened
+        :raises DataRefused: nor will it, with this value
         :raises UnclearOutcome: nothing is known
         :raises SchemaError: the tables are missing
         """
@@ -246,6 +247,9 @@ class Database:
                     f'"heat-liveness-manage db sync".') from error
             if isinstance(error, db_exception.DBDuplicateEntry):
                 raise errors.LockHeld(f'The row exists already in {self.name}.') from error
+            if _is_about_data(error):
+                raise errors.DataRefused(
+                    f'The database {self.name} refused a value: {text}') from error
             if _is_certain(error):
                 raise errors.DatabaseError(
                     f'The database {self.name} refused: {text}') from error
@@ -274,6 +278,12 @@ def _is_missing_table(error: BaseException) -> bool:
     return (isinstance(error, db_exception.DBNonExistentTable)
             or getattr(cause, 'sqlstate', None) == '42P01'
             or (bool(cause.args) and cause.args[0] == 1146))
+
+
+def _is_about_data(error: BaseException) -> bool:
+    state = getattr(_cause(error), 'sqlstate', None) or ''
+    return (isinstance(error, db_exception.DBDataError | db_exception.DBInvalidUnicodeParameter)
+            or state.startswith('22'))
 
 
 def _is_certain(error: BaseException) -> bool:

@@ -37,6 +37,8 @@ _t = models.lock
 _FREE = ('complete', 'failed', 'released')
 MOST_ROWS = 1000
 """The largest batch one transaction moves."""
+MOST_CHARACTERS = 1_000_000
+"""The longest arguments or progress in JSON: far below what any server takes in one packet."""
 _MOST_GENERATIONS = 100
 """So many OR may stand in one statement: SQLite allows a depth of 1000."""
 
@@ -92,6 +94,15 @@ def _row(row: sa.Row[Any], **changed: Any) -> LockRow:
     return LockRow(**{**dict(zip(_FIELDS, row, strict=True)), **changed})
 
 
+def _encode(value: object) -> str:
+    text = json.dumps(value)
+    if len(text) > MOST_CHARACTERS:
+        raise errors.DataRefused(
+            f'Arguments or progress of {len(text)} characters in JSON are more than the '
+            f'{MOST_CHARACTERS} that a lock holds: keep them elsewhere, and their name here.')
+    return text
+
+
 class Locks:
     """The lock table."""
 
@@ -107,7 +118,7 @@ class Locks:
         :raises LockHeld: somebody holds it, or it is quarantined
         :raises EngineDead: the engine is not alive
         """
-        work = {'task': task, 'arguments': json.dumps(arguments), 'progress': 'null',
+        work = {'task': task, 'arguments': _encode(arguments), 'progress': 'null',
                 'status': 'in_progress', 'engine_id': engine_id, 'takeovers': 0}
         with self._database.autocommit() as connection:
             taken = connection.execute(
@@ -147,7 +158,7 @@ class Locks:
         One autocommit statement.  What ends the work clears the owner with it.
         """
         if 'progress' in values:
-            values['progress'] = json.dumps(values['progress'])
+            values['progress'] = _encode(values['progress'])
         with self._database.autocommit() as connection:
             return connection.execute(
                 _t.update()

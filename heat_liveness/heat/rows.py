@@ -194,7 +194,9 @@ class HeatRows:
                     if self._left_alone_before(connection, row):
                         decided.append((row, what, ''))
                         continue
-                elif not self._clear(connection, row, what, owner, taker_id):
+                elif self._clear(connection, row, what, owner, taker_id):
+                    self._overtake(connection, row)
+                else:
                     continue
                 self._write(connection, row, what, why, taker_id)
                 decided.append((row, what, why))
@@ -216,6 +218,13 @@ class HeatRows:
             sa.select(_journal.c.id).where(
                 _journal.c.subject == f'{KIND}:{row.id}',
                 _journal.c.generation == row.atomic_key)).first() is not None
+
+    @staticmethod
+    def _overtake(connection: sa.Connection, row: HeldResource) -> None:
+        """Remove the note that this lock was left alone: what stood in the way is gone."""
+        connection.execute(_journal.delete().where(
+            _journal.c.subject == f'{KIND}:{row.id}', _journal.c.generation == row.atomic_key,
+            _journal.c.status == DONE))
 
     def _write(self, connection: sa.Connection, row: HeldResource, what: Plan, why: str,
                taker_id: str) -> None:
@@ -246,13 +255,16 @@ class HeatRows:
                     won.append(order)
         return won
 
-    def orders(self, taker_id: str, limit: int) -> list[Order]:
-        """Return the orders that an engine has claimed and not yet sent."""
+    def orders(self, taker_id: str, limit: int, after: int = 0) -> list[Order]:
+        """Return orders that an engine has claimed and not yet sent, oldest first.
+
+        :param after: begin behind the order with this id
+        """
         with self._database.autocommit() as connection:
             rows = connection.execute(
                 sa.select(_journal).where(
                     _journal.c.status == CLAIMED, _journal.c.kind == KIND,
-                    _journal.c.taken_by == taker_id)
+                    _journal.c.taken_by == taker_id, _journal.c.id > after)
                 .order_by(_journal.c.id).limit(limit)).all()
         return [_order(row) for row in rows]
 

@@ -46,6 +46,7 @@ from heat_liveness.work import Claim, Context
 
 LOG = logging.getLogger(__name__)
 
+_ORDERS_AT_ONCE = 100
 _SENDERS = 4
 """Threads that carry out orders: each waits for Keystone most of its time."""
 
@@ -91,15 +92,20 @@ class HeatWork:
                 taken += 1
                 LOG.info('Resource %s of stack %s (%s) is taken over from engine %s: %s, as %s.',
                          row.name, row.stack_name, row.stack_id, row.engine_id, plan, reason)
-        if taken:
-            self._carry_out(self._rows.orders(self._me, self._most))
         self._carry_out(adopted)
+        if taken:
+            self.reclaim()
         return Claim(taken + len(adopted), more=len(decided) + len(adopted) >= room)
 
     def reclaim(self) -> int:
         """Carry out what this engine has claimed and not sent: a try failed, or was unclear."""
         self.doubts = False
-        return self._carry_out(self._rows.orders(self._me, self._most))
+        sent = last = 0
+        # All of them: orders that cannot be sent must not stand before those that can.
+        while orders := self._rows.orders(self._me, _ORDERS_AT_ONCE, last):
+            sent += self._carry_out(orders)
+            last = orders[-1].id
+        return sent
 
     def owners(self, engine_ids: Collection[str]) -> set[str]:
         """Return those of the engines that hold a resource, or an order, of a stack in progress."""
@@ -131,21 +137,31 @@ class HeatWork:
             self._gate.wait()
             stack = self._load(first.stack_id)
             for order in orders:
-                self._gate.wait()
-                outcome = self._resume(order, stack)
-                self._rows.close(order, self._me, outcome)
-                LOG.info('Resource %s of stack %s (%s): %s.', order.name, order.stack_name,
-                         order.stack_id, outcome)
+                self._send_one(order, stack)
         except errors.EngineDead as error:
             LOG.warning('The checks of %d resources of stack %s (%s) are not sent: %s',
                         len(orders), first.stack_name, first.stack_id, error)
         except Exception:
-            LOG.exception('The checks of %d resources of stack %s (%s) could not all be sent; '
-                          'the rest is tried again within %g s.', len(orders), first.stack_name,
-                          first.stack_id, self._retry_seconds)
+            LOG.exception('Stack %s (%s) cannot be loaded, so the checks of %d of its resources '
+                          'are not sent; it is tried again within %g s.', first.stack_name,
+                          first.stack_id, len(orders), self._retry_seconds)
         finally:
             with self._guard:
                 self._running.difference_update(order.id for order in orders)
+
+    def _send_one(self, order: rows.Order, stack: heat_stack.Stack | None) -> None:
+        try:
+            self._gate.wait()
+            outcome = self._resume(order, stack)
+            self._rows.close(order, self._me, outcome)
+            LOG.info('Resource %s of stack %s (%s): %s.', order.name, order.stack_name,
+                     order.stack_id, outcome)
+        except errors.EngineDead:
+            raise
+        except Exception:
+            LOG.exception('The check of resource %s of stack %s (%s) could not be sent; it is '
+                          'tried again within %g s.', order.name, order.stack_name,
+                          order.stack_id, self._retry_seconds)
 
     @staticmethod
     def _load(stack_id: str) -> heat_stack.Stack | None:

@@ -46,6 +46,8 @@ from heat_liveness.work import Claim, Context
 
 LOG = logging.getLogger(__name__)
 
+_LONGEST_REASON = 10_000
+
 Handler = Callable[['Task'], None]
 
 
@@ -95,6 +97,7 @@ class Task:
 
         :raises LockLost: the lock is somebody else's by now
         :raises EngineDead: this engine was declared dead
+        :raises DataRefused: it is too long, or the database cannot store it
         """
         self._work.write(self.row, progress=progress)
 
@@ -104,7 +107,9 @@ class Task:
 
     def fail(self, reason: str) -> None:
         """Say why the work cannot be done, and release the lock; raises as :meth:`record`."""
-        self._end('failed', reason)
+        # A reason that no database can store must not keep the work from ending.
+        text = reason.encode('utf-8', 'backslashreplace').decode().replace('\0', '\\0')
+        self._end('failed', text[:_LONGEST_REASON])
 
     def release(self) -> None:
         """Give the lock back as it is; raises as :meth:`record`."""
@@ -301,6 +306,7 @@ class NativeWork:
 
         :raises LockLost: the lock is somebody else's by now
         :raises EngineDead: this engine was declared dead
+        :raises DataRefused: it cannot be written
         """
         uncertain = False
         while True:
@@ -309,6 +315,8 @@ class NativeWork:
                 if self._locks.write(row, **values):
                     return
                 now = self._locks.find(row.name)
+            except errors.DataRefused:
+                raise
             except errors.DatabaseError as error:
                 LOG.debug('A write under the lock %s is tried again: %s', row.name, error)
                 uncertain = True

@@ -186,6 +186,27 @@ def test_no_more_is_taken_than_there_is_room_for(heat: Heat) -> None:
     assert heat.rows.holders([heat.dead.engine_id]) == set()
 
 
+def test_what_was_left_alone_is_taken_when_nothing_stands_in_the_way_any_more(
+        heat: Heat) -> None:
+    heat.resource(1)
+    heat.stack('s3', owner_id='s1', parent_resource_name='r1')
+    assert heat.take_over() == {1: Plan.LEAVE_ALONE}
+    heat.run(_stack.delete().where(_stack.c.id == 's3'))
+    heat.resource(2)
+    assert heat.take_over(heat.other) == {1: Plan.CREATE_AGAIN, 2: Plan.CREATE_AGAIN}
+    assert [entry.status for entry in Journal(heat.database).search(kind='resource')] == [
+        'claimed', 'claimed']
+
+
+def test_orders_are_read_on_behind_those_that_were_tried(heat: Heat) -> None:
+    for number in (1, 2, 3):
+        heat.resource(number)
+    heat.take_over()
+    first, second = heat.rows.orders(heat.me, 2)
+    assert [order.resource_id for order in heat.rows.orders(heat.me, 2, first.id)] == [2, 3]
+    assert [order.resource_id for order in heat.rows.orders(heat.me, 2, second.id)] == [3]
+
+
 def test_what_was_left_alone_before_takes_no_room(heat: Heat) -> None:
     heat.resource(1, action='UPDATE')
     for number in (2, 3, 4):

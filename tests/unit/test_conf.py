@@ -63,6 +63,28 @@ def test_a_short_interval_has_a_candidate_age_that_jitter_cannot_reach() -> None
     assert settings.candidate_age == pytest.approx(1.33)
 
 
+@pytest.mark.parametrize('name', [
+    option.name for option in conf.OPTIONS if isinstance(option, cfg.FloatOpt)])
+def test_no_number_is_no_time(name: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / 'c.conf').write_text(f'[liveness]\n{name} = nan\n')
+    config = cfg.ConfigOpts()
+    conf.load(config, ['--config-file', str(tmp_path / 'c.conf')], 'test', '1')
+    with pytest.raises(errors.ConfigError, match=f'{name} in .liveness. is nan: give a number'):
+        conf.Settings.from_conf(config)
+    assert conf.reloaded(config, conf.Settings()) == conf.Settings()
+
+
+@pytest.mark.parametrize('name', ['host', 'binary', 'topic'])
+@pytest.mark.parametrize('value', ['', 'x' * 256], ids=['empty', 'long'])
+def test_a_name_that_no_row_could_hold_is_refused(
+        name: str, value: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / 'c.conf').write_text(f'[liveness]\n{name} = {value}\n')
+    config = cfg.ConfigOpts()
+    with pytest.raises(errors.ConfigError, match=name):
+        conf.load(config, ['--config-file', str(tmp_path / 'c.conf')], 'test', '1')
+        conf.Settings.from_conf(config)
+
+
 def test_the_kernel_waits_for_an_interpreter_that_stalls_and_the_others_wait_with_it() -> None:
     """I6, I11: a busy engine that holds is neither ended nor called dead before it holds."""
     busy = conf.Settings(stall_time=9.8, fence_time=29, service_down_time=48)

@@ -72,6 +72,25 @@ def test_a_join_that_fails_leaves_the_engine_outside(table: fakes.Table) -> None
     assert one.gate.held
 
 
+def test_from_the_join_on_the_kernel_may_end_an_engine_unless_it_certainly_failed(
+        table: fakes.Table) -> None:
+    """I6: the others may see the row before this engine knows of it."""
+    one = fakes.Engine('me', table)
+    table.error = AWAY
+    with pytest.raises(errors.DatabaseError):
+        one.membership.join()
+    assert one.timer.due is None
+    table.error = errors.UnclearOutcome('No clear answer.')
+    with pytest.raises(errors.UnclearOutcome):
+        one.membership.join()
+    assert one.timer.due == table.clock.now() + SETTINGS.fence_time + 1
+    table.error = AWAY
+    table.clock.forward(1)
+    with pytest.raises(errors.DatabaseError):
+        one.membership.join()
+    assert one.timer.due == table.clock.now() + SETTINGS.fence_time + 1
+
+
 def test_a_join_whose_reply_was_lost_is_found_by_the_next(table: fakes.Table) -> None:
     one = fakes.Engine('me', table)
     table.lost_replies = 1

@@ -166,6 +166,30 @@ def test_what_becomes_of_a_task_stands_in_its_lock(
     assert found(locks, 'x').generation == 2
 
 
+@pytest.mark.parametrize('reason', ['nul \0', 'surrogate \udcff', 'long ' + 'x' * 2_000_000],
+                         ids=['nul', 'surrogate', 'long'])
+def test_no_reason_keeps_a_task_from_failing(
+        node: Node, locks: Locks, caplog: pytest.LogCaptureFixture, reason: str) -> None:
+    # The report of a test that ran on another process cannot hold a surrogate.
+    caplog.set_level(logging.CRITICAL, 'heat_liveness.work.native')
+
+    def fail(task: Task) -> None:
+        raise OSError(reason)
+
+    other = Node(node.database, 'other', {'bad': fail})
+    other.work.submit('x', 'bad').result(30)
+    assert found(locks, 'x').status == 'failed'
+    assert str(found(locks, 'x').reason).startswith('OSError: ')
+
+
+def test_progress_that_cannot_be_stored_fails_the_task(
+        node: Node, locks: Locks, database: Database) -> None:
+    other = Node(database, 'other', {'big': lambda task: task.record('x' * 2_000_000)})
+    other.work.submit('x', 'big').result(30)
+    assert found(locks, 'x').status == 'failed'
+    assert 'more than the 1000000 that a lock holds' in str(found(locks, 'x').reason)
+
+
 def test_a_task_without_a_handler_is_not_submitted_and_fails_when_taken_over(
         node: Node, locks: Locks, database: Database) -> None:
     with pytest.raises(errors.NotFound, match='No handler is registered for the task unknown'):

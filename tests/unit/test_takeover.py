@@ -35,9 +35,12 @@ class Work:
         self.asked: list[str] = []
         self.questions = 0
         self.reclaims = 0
+        self.refuses: set[str] = set()
 
     def claim(self, owner: ServiceRow) -> Claim:
         self.asked.append(owner.engine_id)
+        if owner.engine_id in self.refuses:
+            raise errors.LockHeld('The row exists already.')
         left = self.pieces.get(owner.engine_id, 0)
         taken = min(left, self.room, 10)
         self.room -= taken
@@ -100,6 +103,17 @@ def test_a_sweep_takes_all_there_is_room_for() -> None:
     taker = Taker(x=25, y=3)
     assert taker.sweep('x', 'y') == 28
     assert taker.work.pieces == {'x': 0, 'y': 0}
+
+
+def test_an_owner_whose_work_cannot_be_had_stands_in_nobodys_way() -> None:
+    """I8."""
+    taker = Taker(x=1, y=1, z=1)
+    taker.work.refuses = {'y'}
+    with pytest.raises(errors.LockHeld):
+        taker.sweep('x', 'y', 'z')
+    assert taker.work.pieces == {'x': 0, 'y': 1, 'z': 0}
+    taker.work.refuses = set()
+    assert taker.sweep('x', 'y', 'z') == 1
 
 
 def test_what_there_was_no_room_for_is_found_at_the_next_sweep() -> None:
