@@ -62,7 +62,7 @@ setuptools.setup(
     package_data={
         'heat_liveness': ['py.typed'],
         'heat_liveness.cmd.demo': ['templates/*.yaml'],
-        'heat_liveness.migrations': ['alembic.ini', 'script.py.mako'],
+        'heat_liveness.migrations': ['script.py.mako'],
     },
     data_files=[('etc/heat_liveness', ['heat_liveness.conf.sample'])],
     install_requires=requirements('requirements.txt'),

@@ -38,6 +38,7 @@ import logging
 import os
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -56,6 +57,8 @@ PROGRAM = 'heat-liveness-agent'
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the agent until it is told to stop; return the exit status."""
+    # oslo.service brings eventlet along although nothing here uses it; its farewell is not ours.
+    warnings.filterwarnings('ignore', module='futurist')
     # Whatever imports oslo_service.service before this would choose eventlet.
     from oslo_service import backend
     backend.init_backend(backend.BackendType.THREADING)

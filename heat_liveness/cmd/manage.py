@@ -46,6 +46,7 @@ PROGRAM = 'heat-liveness-manage'
 EXIT_FAILED = 1
 SYNC_SECONDS = 90.0
 """How long one statement of ``db sync`` may take: it waits for another sync, and alters tables."""
+_KINDS = ('death', 'takeover', 'quarantine', 'operator', 'resource')
 _STATUSES = ('in_progress', 'complete', 'failed', 'released', 'quarantined')
 
 Command = Callable[['Database', conf.Settings, Any], str]
@@ -173,8 +174,7 @@ def _add_lock(actions: Any) -> None:
 def _add_takeover(actions: Any) -> None:
     parser = _action(actions, 'list', 'tell what happened, the newest last', formats=True)
     parser.add_argument('--engine', metavar='ENGINE_ID', help='only what it suffered or did')
-    parser.add_argument('--kind', metavar='KIND',
-                        help='only this: death, takeover, quarantine, operator or resource')
+    parser.add_argument('--kind', choices=_KINDS, help='only those')
     _add_limit(parser)
     parser = _action(actions, 'show', 'show one entry with its details', formats=True)
     parser.add_argument('id', metavar='ID', type=_positive)

@@ -176,7 +176,7 @@ def test_text_that_does_not_fit_is_refused_and_not_cut(server_bed: Bed) -> None:
             assert 'STRICT_ALL_TABLES' in connection.scalar(sa.text('SELECT @@sql_mode'))
     with pytest.raises(errors.DatabaseError) as caught:
         server_bed.locks.acquire('x' * 256, 'task', None, 'e1')
-    assert type(caught.value) is errors.DatabaseError
+    assert type(caught.value) is errors.DataRefused
     assert server_bed.locks.search() == []
 
 

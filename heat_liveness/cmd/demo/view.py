@@ -22,7 +22,7 @@ from typing import Any, Protocol, Self
 EVENTS = 7
 """How many of the latest events the live view shows."""
 BAR_COLUMNS = 44
-LONGEST_HOLDS_COLUMNS = 46
+LONGEST_HOLDS_COLUMNS = 30
 
 _COLOURS = {'up': 'green', 'draining': 'green', 'starting': 'cyan', 'left': 'bright_black',
             'stopped': 'yellow', 'killed': 'red', 'ended': 'red', 'dead': 'red'}
@@ -163,11 +163,11 @@ class Live:
         from rich import box, table, text
         grid = table.Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style='bright_black',
                            padding=(0, 2, 0, 0))
-        grid.add_column('engine')
-        grid.add_column('pid', justify='right', style='bright_black')
+        grid.add_column('engine', no_wrap=True, min_width=9)
+        grid.add_column('pid', justify='right', style='bright_black', no_wrap=True, min_width=7)
         grid.add_column('state', min_width=9)
         grid.add_column('last beat', justify='right', min_width=9)
-        grid.add_column('taken over', justify='right')
+        grid.add_column('taken', justify='right')
         grid.add_column('holds', min_width=LONGEST_HOLDS_COLUMNS, no_wrap=True,
                         overflow='ellipsis')
         for line in lines:
@@ -183,7 +183,7 @@ class Live:
     def _latest(self) -> Any:
         from rich import table, text
         grid = table.Table.grid(padding=(0, 2))
-        grid.add_column(justify='right', style='bright_black')
+        grid.add_column(justify='right', style='bright_black', no_wrap=True, min_width=7)
         grid.add_column(no_wrap=True, overflow='ellipsis')
         for seconds, event, colour in self._events:
             grid.add_row(f'{seconds:.1f} s', text.Text(event, style=colour))
