@@ -80,8 +80,8 @@ def test_a_name_that_no_row_could_hold_is_refused(
         name: str, value: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / 'c.conf').write_text(f'[liveness]\n{name} = {value}\n')
     config = cfg.ConfigOpts()
+    conf.load(config, ['--config-file', str(tmp_path / 'c.conf')], 'test', '1')
     with pytest.raises(errors.ConfigError, match=name):
-        conf.load(config, ['--config-file', str(tmp_path / 'c.conf')], 'test', '1')
         conf.Settings.from_conf(config)
 
 

@@ -107,8 +107,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--kill', type=_number(0, 31), default=1, metavar='K',
                         help='how many of them are killed (default: %(default)s)')
     parser.add_argument('--stop', type=_number(0, 31), default=1, metavar='S',
-                        help='how many of them are stopped, and continued when their work is taken, if the '
-                             'kernel has not ended them by then (default: %(default)s)')
+                        help='how many of them are stopped, and continued when their work is '
+                             'taken, if the kernel has not ended them by then '
+                             '(default: %(default)s)')
     parser.add_argument('--template', type=_template, default='platform', metavar='FILE',
                         help=f'a HOT template, or one of those shipped: {", ".join(shipped)} '
                              f'(default: %(default)s)')
