@@ -517,7 +517,7 @@ def test_takeover_list_tells_what_happened(bed: Bed) -> None:
     told, = said_of_one.splitlines()
     assert 'The lock a was quarantined' in told
     assert 'death' in bed.ask('takeover', 'list', '-f', 'csv')
-    assert bed.ask('takeover', 'list', '--kind', 'odd') == ''
+    assert bed.ask('takeover', 'list', '--kind', 'operator') == ''
 
 
 def test_takeover_show_tells_one_with_its_details(bed: Bed) -> None:
