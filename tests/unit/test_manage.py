@@ -38,7 +38,8 @@ def database(folder: pathlib.Path) -> list[str]:
 @pytest.mark.parametrize('arguments', [
     [], ['service'], ['nonsense'], ['service', 'nonsense'], ['service', 'list', '-f', 'xml'],
     ['lock', 'show'], ['lock', 'fail', 'x'], ['lock', 'list', '--limit', '0'],
-    ['lock', 'list', '--status', 'odd'], ['takeover', 'show', 'x'],
+    ['lock', 'list', '--status', 'odd'], ['takeover', 'list', '--kind', 'odd'],
+    ['takeover', 'show', 'x'],
     ['takeover', 'show', str(2**63)], ['--bogus', 'db', 'check'],
 ])
 def test_wrong_usage_is_status_2(
