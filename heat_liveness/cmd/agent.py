@@ -66,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = cfg.ConfigOpts()
     oslo_log.register_options(config)
     oslo_log.set_defaults(
-        default_log_levels=[*oslo_log.get_default_log_levels(), 'alembic=WARN'])
+        # An error of the database is told once, by us, in a sentence.
+        default_log_levels=[*oslo_log.get_default_log_levels(), 'alembic=WARN',
+                            'oslo_db.sqlalchemy.exc_filters=CRITICAL'])
     try:
         conf.load(config, sys.argv[1:] if arguments is None else arguments, PROGRAM,
                   heat_liveness.__version__)
