@@ -131,12 +131,13 @@ class Membership:
             self._members.insert(self.identity, self._settings.report_interval,
                                  self._settings.asked_fence_time)
         except errors.LockHeld:
+            self.state = State.JOINING
             self._rejoin()
             return
         except errors.UnclearOutcome:
             self.state = State.JOINING
             raise
-        except errors.LivenessError:
+        except BaseException:
             if self.state is State.NEW:
                 self._timer.disarm()
             raise

@@ -76,10 +76,11 @@ def test_from_the_join_on_the_kernel_may_end_an_engine_unless_it_certainly_faile
         table: fakes.Table) -> None:
     """I6: the others may see the row before this engine knows of it."""
     one = fakes.Engine('me', table)
-    table.error = AWAY
-    with pytest.raises(errors.DatabaseError):
-        one.membership.join()
-    assert one.timer.due is None
+    for error in (AWAY, errors.SchemaError('No tables.'), RuntimeError('A fault of ours.')):
+        table.error = error
+        with pytest.raises(type(error)):
+            one.membership.join()
+        assert one.timer.due is None
     table.error = errors.UnclearOutcome('No clear answer.')
     with pytest.raises(errors.UnclearOutcome):
         one.membership.join()
