@@ -269,6 +269,16 @@ def test_an_observer_looks_again_exactly_when_the_next_suspicion_ripens() -> Non
     assert max(waits) <= 7
 
 
+def test_a_pause_inside_a_read_takes_nothing_from_the_watch_that_it_begins() -> None:
+    """The next look is a gap, which gives nobody that time back."""
+    view = detection.View(SETTINGS)
+    view.look(0, 0.1, 0)
+    assert view.look(1, 1.1, 0) == view.at(1.1)
+    assert view.look(2, 2.1 + 60, 0) == view.at(2)
+    assert view.look(62.2, 62.3, 0) == view.at(2)
+
+
+
 # The breaker.
 
 def machines_of(fleet: Fleet, count: int, workers: int = 1) -> list[list[fakes.Engine]]:
