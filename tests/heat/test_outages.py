@@ -18,8 +18,9 @@ from collections.abc import Callable
 import pytest
 
 from tests.heat.lab import templates
-from tests.heat.lab.fleet import Fleet, wait_until
+from tests.heat.lab.fleet import Fleet
 from tests.heat.lab.heat import Lab
+from tests.heat.lab.patience import wait_until
 
 pytestmark = [pytest.mark.heat, pytest.mark.timeout(900)]
 

@@ -19,8 +19,9 @@ import pytest
 
 from tests.bed import processes
 from tests.heat.lab import templates
-from tests.heat.lab.fleet import Engine, Fleet, wait_until
+from tests.heat.lab.fleet import Engine, Fleet
 from tests.heat.lab.heat import Lab
+from tests.heat.lab.patience import wait_until
 
 pytestmark = [pytest.mark.heat, pytest.mark.timeout(900)]
 

@@ -19,20 +19,19 @@ import json
 import os
 import re
 import signal
-import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from collections.abc import Mapping
+from concurrent import futures
+from typing import TYPE_CHECKING, Any, Self
 
-from tests.bed import waiting
 from tests.heat.lab import sql
+from tests.heat.lab.environments import Environment
+from tests.heat.lab.patience import wait_until
 from tests.heat.lab.place import Program
+from tests.heat.lab.stacks import Stack
 
 if TYPE_CHECKING:
     from tests.heat.lab.heat import Lab
 
-Found = TypeVar('Found')
-
-POLL_SECONDS = 0.25
 START_SECONDS = 90.0
 REPORT_SECONDS = 30.0
 STACKS_SECONDS = 240.0
@@ -43,15 +42,6 @@ _STARTED = re.compile(
     r'Starting engine_worker \(.*\) in engine ([-0-9a-f]{36})', re.MULTILINE)
 _ERROR = re.compile(r'^\S+ \S+ \d+ (?:ERROR|CRITICAL) .*$', re.MULTILINE)
 _SERVICE = re.compile(r'\s([-0-9a-f]{36})\s.*\s(up|down)\s')
-
-
-def wait_until(condition: Callable[[], Found], timeout_seconds: float, what: str) -> Found:
-    """Wait as the test bed does, but look less often: each look is a query, or reads a log."""
-    def look() -> Found:
-        time.sleep(POLL_SECONDS)
-        return condition()
-
-    return waiting.wait_until(look, timeout_seconds, what)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +89,18 @@ class Engine:
         """What it logged as errors, one line each."""
         return _ERROR.findall(self.program.log.read_text())
 
+    def kill_worker(self) -> None:
+        """Kill the worker only; its master starts another."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """Ask it to end in an orderly way, as a service manager does that stops it."""
+        os.kill(self.program.pid, signal.SIGTERM)
+
+    def reload(self) -> None:
+        """Ask it to replace its worker in an orderly way, as a service manager does."""
+        os.kill(self.program.pid, signal.SIGHUP)
+
     def threads(self) -> str:
         """Return Heat's own report on what each thread of the worker is doing."""
         before = self.program.log.stat().st_size
@@ -122,13 +124,14 @@ class Fleet:
     reaches the next test.
     """
 
-    def __init__(self, lab: 'Lab', name: str, liveness: Mapping[str, object] | None) -> None:
-        self._lab = lab
+    def __init__(self, lab: 'Lab', name: str, liveness: Mapping[str, object] | None,
+                 options: Mapping[str, object]) -> None:
+        self.lab = lab
         self._name = name
         self._environment = lab.stock if liveness is None else lab.liveness
-        self._folder = lab.place.directory(name)
+        self.folder = lab.place.directory(name)
         self.database = lab.clone_database()
-        self._configuration = lab.configure(name, self.database, liveness or {})
+        self._configuration = lab.configure(name, self.database, liveness or {}, options)
         self.engines: dict[str, Engine] = {}
 
     def __enter__(self) -> Self:
@@ -138,32 +141,76 @@ class Fleet:
         for engine in self.engines.values():
             engine.program.kill()
 
-    def start_engine(self, name: str) -> Engine:
-        """Start a heat-engine and wait until it takes messages; the database may be away."""
-        own = self._lab.place.write(f'{self._name}-{name}.conf', f'[DEFAULT]\nhost = {name}\n')
-        engine = Engine(self._lab.place.start(f'{self._name}-{name}', [
-            *self._environment.command('heat-engine'),
+    def start_engine(self, name: str, environment: Environment | None = None) -> Engine:
+        """Start a heat-engine and wait until it takes messages; the database may be away.
+
+        Parameters
+        ----------
+        name : str
+            Its host, as Heat shall name it.
+        environment : Environment, optional
+            Another one than the fleet's.
+        """
+        own = self.lab.place.write(f'{self._name}-{name}.conf', f'[DEFAULT]\nhost = {name}\n')
+        engine = Engine(self.lab.place.start(f'{self._name}-{name}', [
+            *(environment or self._environment).command('heat-engine'),
             '--config-file', self._configuration, '--config-file', own,
-        ], {'COUNTED_FOLDER': self._folder}))
+        ], {'COUNTED_FOLDER': self.folder}))
         self.engines[name] = engine
         wait_until(lambda: engine.workers or not engine.program.running,
                    START_SECONDS, f'The start of heat-engine {name}')
         assert engine.program.running, engine.errors
         return engine
 
-    def create_stacks(self, count: int, template: Mapping[str, object]) -> None:
+    def start_engines(self, *names: str) -> list[Engine]:
+        """Start several heat-engines at one time."""
+        with futures.ThreadPoolExecutor(len(names)) as pool:
+            return list(pool.map(self.start_engine, names))
+
+    def engine_of(self, pid: int) -> Engine:
+        """Return the engine one of whose workers has, or had, this process id."""
+        return next(engine for engine in self.engines.values()
+                    if pid in [worker for worker, _ in engine.workers])
+
+    def create_stacks(self, count: int, template: Mapping[str, object]) -> list[Stack]:
         """Ask heat-api for so many stacks of one template."""
-        for number in range(count):
-            self._lab.create_stack(f'{self._name}-{number}', template)
+        return [self.create(f'{number}', template) for number in range(count)]
+
+    def create(self, name: str, template: Mapping[str, object], **options: object) -> Stack:
+        """Ask heat-api for a stack; see :class:`Stack` for the options."""
+        stack = Stack(self, f'{self._name}-{name}')
+        stack.create(template, **options)
+        return stack
 
     def open_gate(self) -> None:
         """Let the resources complete that wait at the gate."""
-        (self._folder / GATE).touch()
+        (self.folder / GATE).touch()
+
+    def hold(self, handler: str, pattern: str = '*') -> None:
+        """Hold the resources of such a name in a handler, once they come there; no others."""
+        new = self.folder / 'hold-new'
+        new.write_text(pattern)
+        new.rename(self.folder / f'hold-{handler}')
+
+    def release(self, handler: str) -> None:
+        """Let all resources go on that are held in a handler."""
+        (self.folder / f'hold-{handler}').unlink()
+
+    def strike(self, point: str, **order: object) -> None:
+        """Have an engine struck when it comes to a point; see the plug-in of this name."""
+        (self.folder / f'strike-{point}').write_text(json.dumps(order))
+
+    @property
+    def struck(self) -> list[dict[str, Any]]:
+        """Where and when an engine was struck, the oldest first."""
+        path = self.folder / 'struck'
+        return [json.loads(line) for line in path.read_text().splitlines()] if (
+            path.exists()) else []
 
     @property
     def runs(self) -> list[Run]:
         """What the resources wrote so far, the oldest first."""
-        path = self._folder / 'runs'
+        path = self.folder / 'runs'
         lines = path.read_text().splitlines() if path.exists() else []
         return [Run(**json.loads(line)) for line in lines]
 
@@ -224,12 +271,12 @@ class Fleet:
 
     def heat_services(self) -> dict[str, str]:
         """Return what ``heat-manage service list`` says: a status for each engine_id."""
-        return dict(_SERVICE.findall(self._manage('heat-manage', 'service', 'list')))
+        return dict(_SERVICE.findall(self.heat_manage('service', 'list')))
 
     def openstack_services(self) -> dict[str, str]:
         """Return what ``openstack orchestration service list`` says."""
         return {row['Engine ID']: row['Status']
-                for row in self._lab.openstack('orchestration', 'service', 'list')}
+                for row in self.lab.openstack('orchestration', 'service', 'list')}
 
     def liveness_services(self) -> dict[str, str]:
         """Return what ``heat-liveness-manage service list`` says."""
@@ -239,6 +286,10 @@ class Fleet:
         """Run ``heat-liveness-manage`` and return what it prints."""
         return self._manage('heat-liveness-manage', *words)
 
+    def heat_manage(self, *words: str) -> str:
+        """Run ``heat-manage`` and return what it prints."""
+        return self._manage('heat-manage', *words)
+
     def _manage(self, name: str, *words: str) -> str:
-        return self._lab.place.run(name, [
+        return self.lab.place.run(name, [
             *self._environment.command(name), '--config-file', self._configuration, *words])

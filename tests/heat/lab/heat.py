@@ -27,7 +27,7 @@ from tests.bed import mariadb, server
 from tests.heat.lab import environments, fleet, servers, sql
 from tests.heat.lab.place import LabError, Place
 
-COUNTED = pathlib.Path(__file__).parents[1] / 'plugins' / 'counted.py'
+PLUGINS = pathlib.Path(__file__).parents[1] / 'plugins'
 
 WORKER_THREADS = 128
 """What each engine may work on at once.
@@ -79,7 +79,8 @@ class Lab:
 
     def _start_api(self) -> None:
         self.place.directory('plugins')
-        self.place.write('plugins/counted.py', COUNTED.read_text())
+        for plugin in PLUGINS.glob('[!_]*.py'):
+            self.place.write(f'plugins/{plugin.name}', plugin.read_text())
         configuration = self.configure('heat-api', self._template, {})
         self.place.run('heat-manage', [
             *self.stock.command('heat-manage'), '--config-file', configuration, 'db_sync'])
@@ -94,8 +95,8 @@ class Lab:
         """The environment with this checkout in it, made when the first test asks for it."""
         return environments.liveness(self.stock)
 
-    def fleet(self, liveness: Mapping[str, object] | None = None, *,
-              synced: bool = True) -> fleet.Fleet:
+    def fleet(self, liveness: Mapping[str, object] | None = None, *, synced: bool = True,
+              options: Mapping[str, object] | None = None) -> fleet.Fleet:
         """Return a fleet without engines.
 
         Parameters
@@ -105,8 +106,10 @@ class Lab:
             is not even installed.
         synced : bool
             Whether this package's tables are made before the first engine starts.
+        options : mapping, optional
+            Further options of ``[DEFAULT]``.
         """
-        found = fleet.Fleet(self, f'fleet{next(self._numbers)}', liveness)
+        found = fleet.Fleet(self, f'fleet{next(self._numbers)}', liveness, options or {})
         if liveness is not None and synced:
             found.liveness_manage('db', 'sync')
         return found
@@ -125,8 +128,8 @@ class Lab:
             f'INSERT INTO {target}.alembic_version SELECT * FROM {source}.alembic_version')
         return url
 
-    def configure(self, name: str, database: str,
-                  liveness: Mapping[str, object]) -> pathlib.Path:
+    def configure(self, name: str, database: str, liveness: Mapping[str, object],
+                  options: Mapping[str, object] | None = None) -> pathlib.Path:
         """Write a heat.conf, as the installation guide has it."""
         etc = self.stock.prefix / 'etc' / 'heat'
         account = {'auth_type': 'password', 'auth_url': self.keystone.url, 'username': 'heat',
@@ -145,6 +148,7 @@ class Lab:
                 'plugin_dirs': self.place.root / 'plugins',
                 'num_engine_workers': 1,
                 'executor_thread_pool_size': WORKER_THREADS,
+                **(options or {}),
             },
             'database': {'connection': database},
             'paste_deploy': {'api_paste_config': etc / 'api-paste.ini'},
@@ -159,19 +163,15 @@ class Lab:
             sections['liveness'] = liveness
         return self.place.write(f'{name}.conf', servers.ini(sections))
 
-    def create_stack(self, name: str, template: Mapping[str, object]) -> str:
-        """Ask heat-api for a stack and return its id."""
-        answer, _ = servers.request('POST', f'{self._url}/stacks', {
-            'stack_name': name, 'template': template, 'timeout_mins': 60,
-            'disable_rollback': True}, self.keystone.token)
-        return str(answer['stack']['id'])
+    def ask(self, method: str, path: str, body: object = None) -> Any:
+        """Ask heat-api as the administrator and return its answer; see ``servers.request``."""
+        answer, _ = servers.request(
+            method, f'http://127.0.0.1:{self._port}/v1/{self.keystone.project}/{path}', body,
+            self.keystone.token)
+        return answer
 
     def openstack(self, *words: str) -> Any:
         """Run ``openstack`` as the administrator and return the JSON that it prints."""
         return json.loads(self.place.run(
             'openstack', [*self.stock.command('openstack'), *words, '-f', 'json'],
             self.keystone.account))
-
-    @property
-    def _url(self) -> str:
-        return f'http://127.0.0.1:{self._port}/v1/{self.keystone.project}'

@@ -118,7 +118,8 @@ class Keystone:
         configuration = place.write('keystone.conf', ini({
             'DEFAULT': {'use_stderr': 'true'},
             'database': {'connection': database.create_database()},
-            'token': {'provider': 'fernet'},
+            # Longer than the tests, whose administrator logs in once.
+            'token': {'provider': 'fernet', 'expiration': 86400},
             'fernet_tokens': {'key_repository': place.directory('fernet')},
             'fernet_receipts': {'key_repository': place.directory('fernet')},
             'credential': {'key_repository': place.directory('credential')},
@@ -144,6 +145,15 @@ class Keystone:
         return {'OS_AUTH_URL': self.url, 'OS_IDENTITY_API_VERSION': '3', 'OS_USERNAME': 'admin',
                 'OS_PASSWORD': PASSWORD, 'OS_PROJECT_NAME': 'admin', 'OS_USER_DOMAIN_ID': 'default',
                 'OS_PROJECT_DOMAIN_ID': 'default', 'OS_REGION_NAME': 'RegionOne'}
+
+    def left_behind(self) -> set[tuple[str, str]]:
+        """Return each trust, and each project in the domain of Heat's stacks, by kind and id."""
+        found = set()
+        for kind, path in (('trust', 'OS-TRUST/trusts'),
+                           ('project', f'projects?domain_id={self.stack_domain}')):
+            answer, _ = request('GET', f'{self.url}/{path}', token=self.token)
+            found.update((kind, row['id']) for row in answer[f'{kind}s'])
+        return found
 
     @staticmethod
     def _manage(place: Place, environment: environments.Environment, configuration: object,

@@ -10,12 +10,18 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""``Liveness::Test::Counted``: a resource that writes down each run of its handlers.
+"""Resources that write down each run of their handlers, and wait where a test wants them to.
 
 What Heat's database says in the end is the same whether a handler ran once or twice; what
-the handlers themselves wrote down is not.
+the handlers themselves wrote down is not.  ``Liveness::Test::Counted`` does nothing else;
+``Liveness::Test::Killer`` ends the process that creates it.
+
+A file ``hold-<handler>`` in the folder holds all resources in that handler whose name matches
+the pattern that it contains: the handler has begun, the resource is locked, and it is not
+complete before the file is gone or says something else.
 """
 
+import fnmatch
 import json
 import os
 import pathlib
@@ -23,17 +29,22 @@ import time
 import uuid
 from typing import Any
 
+from heat.common import exception
 from heat.engine import attributes, properties, resource
 
 FOLDER = 'COUNTED_FOLDER'
-"""The variable that names the folder for the file ``runs`` and for the gates."""
+"""The variable that names the folder for the file ``runs``, for the gates and for the holds."""
+
+POISON = 'poison'
+FAIL = 'fail'
+"""The value with which a resource can be neither created nor updated."""
 
 
 class Counted(resource.Resource):
     """A resource that takes its time and counts."""
 
-    PROPERTIES = (VALUE, CREATE_SECONDS, GATE, LATE_ID) = (
-        'value', 'create_seconds', 'gate', 'late_id')
+    PROPERTIES = (VALUE, CREATE_SECONDS, GATE, LATE_ID, IDENTITY) = (
+        'value', 'create_seconds', 'gate', 'late_id', 'identity')
     ATTRIBUTES = (OUTPUT,) = ('output',)
 
     properties_schema = {  # noqa: RUF012 - Heat's own form
@@ -51,6 +62,8 @@ class Counted(resource.Resource):
             properties.Schema.BOOLEAN,
             'Whether it has its physical id only when its creation is complete.',
             default=False, update_allowed=True),
+        IDENTITY: properties.Schema(
+            properties.Schema.STRING, 'Anything; a new one replaces the resource.', default=''),
     }
     attributes_schema = {  # noqa: RUF012
         OUTPUT: attributes.Schema('The value.'),
@@ -64,21 +77,91 @@ class Counted(resource.Resource):
 
     def check_create_complete(self, deadline: float) -> bool:
         gate = self.properties[self.GATE]
-        if time.monotonic() < deadline or (gate and not (_folder() / gate).exists()):
+        if (time.monotonic() < deadline or (gate and not (_folder() / gate).exists())
+                or self._held('create')):
             return False
+        self._fail_if_asked(self.properties[self.VALUE])
         if self.resource_id is None:
             self.resource_id_set(str(uuid.uuid4()))
         self._count('complete')
         return True
 
-    def handle_update(self, json_snippet: Any, tmpl_diff: Any, prop_diff: Any) -> None:
+    def handle_update(self, json_snippet: Any, tmpl_diff: Any, prop_diff: Any) -> Any:
         self._count('update')
+        return prop_diff
+
+    def check_update_complete(self, prop_diff: Any) -> bool:
+        if self._held('update'):
+            return False
+        self._fail_if_asked(prop_diff.get(self.VALUE))
+        return self._complete('update')
 
     def handle_delete(self) -> None:
         self._count('delete')
 
+    def check_delete_complete(self, cookie: Any) -> bool:
+        return self._complete('delete')
+
+    def handle_suspend(self) -> None:
+        self._count('suspend')
+
+    def check_suspend_complete(self, cookie: Any) -> bool:
+        return self._complete('suspend')
+
+    def handle_resume(self) -> None:
+        self._count('resume')
+
+    def check_resume_complete(self, cookie: Any) -> bool:
+        return self._complete('resume')
+
+    def handle_check(self) -> None:
+        self._count('check')
+
+    def check_check_complete(self, cookie: Any) -> bool:
+        return self._complete('check')
+
+    def handle_snapshot(self) -> None:
+        self._count('snapshot')
+
+    def check_snapshot_complete(self, cookie: Any) -> bool:
+        return self._complete('snapshot')
+
+    def handle_delete_snapshot(self, snapshot: Any) -> None:
+        self._count('delete_snapshot')
+
+    def handle_restore(self, defn: Any, restore_data: Any) -> Any:
+        self._count('restore')
+        return defn
+
+    def handle_create_cancel(self, cookie: Any) -> None:
+        self._count('create-cancel')
+
+    def handle_update_cancel(self, cookie: Any) -> None:
+        self._count('update-cancel')
+
+    def handle_delete_cancel(self, cookie: Any) -> None:
+        self._count('delete-cancel')
+
     def _resolve_attribute(self, name: str) -> Any:
         return self.properties[self.VALUE]
+
+    def _held(self, handler: str) -> bool:
+        try:
+            pattern = (_folder() / f'hold-{handler}').read_text()
+        except FileNotFoundError:
+            return False
+        return fnmatch.fnmatchcase(self.name, pattern)
+
+    def _complete(self, handler: str) -> bool:
+        if self._held(handler):
+            return False
+        self._count(f'{handler}-complete')
+        return True
+
+    @staticmethod
+    def _fail_if_asked(value: str | None) -> None:
+        if value == FAIL:
+            raise exception.Error('The template asks it to fail')
 
     def _count(self, handler: str) -> None:
         line = json.dumps({
@@ -93,9 +176,19 @@ class Counted(resource.Resource):
             os.close(file)
 
 
+class Killer(Counted):
+    """A resource whose creation ends the process, as long as there is a file ``poison``."""
+
+    def handle_create(self) -> float:
+        deadline = super().handle_create()
+        if (_folder() / POISON).exists():
+            os._exit(1)
+        return deadline
+
+
 def _folder() -> pathlib.Path:
     return pathlib.Path(os.environ[FOLDER])
 
 
 def resource_mapping() -> dict[str, type[resource.Resource]]:
-    return {'Liveness::Test::Counted': Counted}
+    return {'Liveness::Test::Counted': Counted, 'Liveness::Test::Killer': Killer}
