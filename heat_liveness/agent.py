@@ -84,7 +84,7 @@ class Liveness:
         self.membership = membership.Membership(
             identity, settings, members, self.gate, timer or _kernel_timer(), self._clock, chance)
         self.work = work(Context(identity=identity, settings=settings, database=database,
-                                 gate=self.gate, clock=self._clock))
+                                 members=members, gate=self.gate, clock=self._clock))
         self.observer = detection.Observer(self.membership, settings, members, self._clock)
         self.takeover = takeover.Takeover(identity, settings, self.work, members,
                                           Journal(database), self.gate, self._clock, chance)
@@ -187,6 +187,7 @@ class Liveness:
             found = self.observer.scan()
             self.takeover.forget()
             self.takeover.sweep(found.ended)
+            self.work.search()
         except errors.EngineHeld:
             return self._settings.scan_interval
         except (errors.DatabaseError, errors.SchemaError, errors.LockHeld) as error:
@@ -226,6 +227,16 @@ class Liveness:
             self._leave()
         self.membership.disarm()
         self._database.close()
+
+    def give_up(self, reason: str) -> None:
+        """Leave although work is left, and end this process: the others finish the work.
+
+        :param reason: why, as it continues "…, because"
+        """
+        self._stop.set()
+        self._leave()
+        self._end(f'Engine {self.identity.engine_id} ends with its work unfinished, because '
+                  f'{reason}; the others take it over.')
 
     def _leave(self) -> None:
         try:

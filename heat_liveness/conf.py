@@ -108,6 +108,14 @@ OPTIONS: list[cfg.Opt] = [
                help='How many times work may be taken over because its owners died. Then it is '
                     'quarantined: shown to the operator, and given to nobody. With 1, work that '
                     'was only beside a killer would be quarantined with it.'),
+    cfg.FloatOpt('lost_message_time', default=40.0, min=1.0, max=86400.0, mutable=True,
+                 help='Seconds in which nothing of a stack in progress has moved, after which a '
+                      'message of its traversal that nobody works on is taken for lost and sent '
+                      'again. Longer than the pause of Heat between two tries of a resource (34 '
+                      'with action_retry_limit 5).'),
+    cfg.FloatOpt('sweep_interval', default=10.0, min=0.05, max=3600.0, mutable=True,
+                 help='Seconds between two looks at all stacks in progress, for lost messages and '
+                      'timeouts. One engine looks for all.'),
     cfg.IntOpt('max_tasks', default=16, min=1, max=4096, mutable=True,
                help='How many tasks one engine runs at a time. It takes over no more than it has '
                     'room for, so that the survivors share.'),
@@ -172,6 +180,8 @@ class Settings:
     breaker_delay: float = 60.0
     purge_after: float = 7 * 86400.0
     max_takeovers: int = 3
+    lost_message_time: float = 40.0
+    sweep_interval: float = 10.0
     max_tasks: int = 16
     workers: int = 1
     host: str = dataclasses.field(default_factory=socket.gethostname)

@@ -203,6 +203,21 @@ class Members:
             rows = connection.execute(statement).all()
         return list({row.engine_id: row for row in map(_row, rows)}.values())
 
+    def eldest(self, observer: engines.Identity, candidate_age: float) -> str | None:
+        """Return the engine of the observer's kind that joined first, of those that beat.
+
+        It does what one does for all.  Nothing rests on there being only one; when it dies,
+        the next is the eldest as soon as its beat is older than ``candidate_age``.
+        """
+        with self._database.autocommit() as connection:
+            found: str | None = connection.scalar(
+                sa.select(_t.c.engine_id).where(
+                    _t.c.binary == observer.binary, _t.c.topic == observer.topic,
+                    _t.c.state == 'up',
+                    _t.c.updated_at >= times.ago(sa.literal(candidate_age, sa.Float())))
+                .order_by(_t.c.created_at, _t.c.engine_id).limit(1))
+        return found
+
     def machines(self, observer: engines.Identity, within: float) -> tuple[set[str], set[str]]:
         """Return all machines, and those that lost an engine to a watch within ``within`` seconds.
 

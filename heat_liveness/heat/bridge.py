@@ -14,14 +14,19 @@
 
 Heat calls ``is_available()`` on what it finds in the entry-point group ``heat.clients``, in
 the parent, before it forks its workers; nothing happens at import.  When enabled, the bridge
-then puts itself round five methods:
+then puts itself round eight methods:
 
 * ``WorkerService.start``: the engine joins before its RPC server consumes;
 * ``EngineService.stop``: it drains before, and leaves after whatever happens inside, which
   can raise midway;
 * ``Resource._store_with_lock``, ``Resource.resource_id_set``, ``WorkerClient.check_resource``:
   the gate stands before each write under a lock, the one write that Heat does not fence, and
-  each message.
+  each message;
+* ``WorkerService.check_resource``: a message with a token is acted on once (:mod:`.orders`);
+* ``StackResource.handle_preempt``: a check that finds its resource locked interrupts the nested
+  stack, so that a newer traversal need not wait for it.  Where a message of the *same* traversal
+  was sent again, it may be its own work that it would interrupt, so it does not;
+* ``Stack._delete_credentials``: see :func:`.calls.authenticate_early`.
 
 A fault of ours never stops Heat.  The signatures are checked first, and where one differs
 the bridge stays off with one ERROR.  Heat's loader lets a failed ``assert`` through, so
@@ -33,6 +38,7 @@ import importlib
 import inspect
 import logging
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from oslo_config import cfg
@@ -46,6 +52,8 @@ BINARY = 'heat-engine'
 TOPIC = 'engine'
 """As in Heat's own service table, so that both tables say the same."""
 
+Method = Callable[..., Any]
+
 _WRAPPED = {
     'heat.engine.worker:WorkerService.start': ['self'],
     'heat.engine.service:EngineService.stop': ['self'],
@@ -55,6 +63,11 @@ _WRAPPED = {
     'heat.rpc.worker_client:WorkerClient.check_resource': [
         'self', 'ctxt', 'resource_id', 'current_traversal', 'data', 'is_update',
         'adopt_stack_data', 'converge'],
+    'heat.engine.worker:WorkerService.check_resource': [
+        'self', 'cnxt', 'resource_id', 'current_traversal', 'data', 'is_update',
+        'adopt_stack_data', 'converge'],
+    'heat.engine.resources.stack_resource:StackResource.handle_preempt': ['self'],
+    'heat.engine.stack:Stack._delete_credentials': ['self', 'stack_status', 'reason', 'abandon'],
 }
 
 
@@ -114,30 +127,67 @@ def _check_signatures() -> None:
 
 
 def _wrap(life: lifecycle.EngineLifecycle) -> None:
-    def started(original: Any) -> Any:
-        @functools.wraps(original)
-        def start(self: Any) -> Any:
-            life.starting(self.engine_id, self.host, socket.gethostname(), BINARY, TOPIC)
-            return original(self)
-        return start
+    # Imported here, as it imports Heat, and nothing happens at import.
+    from heat_liveness.heat import calls
 
-    def stopped(original: Any) -> Any:
-        @functools.wraps(original)
-        def stop(self: Any) -> Any:
-            life.stopping()
-            try:
-                return original(self)
-            finally:
-                life.stopped()
-        return stop
-
-    def gated(original: Any) -> Any:
-        @functools.wraps(original)
-        def pass_gate(*args: Any, **kwargs: Any) -> Any:
-            life.gate()
-            return original(*args, **kwargs)
-        return pass_gate
-
-    for path, wrapper in zip(_WRAPPED, (started, stopped, gated, gated, gated), strict=True):
+    once = functools.partial(_once, calls.TOKEN)
+    wrappers: tuple[Callable[..., Method], ...] = (
+        _started, _stopped, _gated, _gated, _gated, once, _unless_sent_twice,
+        calls.authenticate_early)
+    for path, wrapper in zip(_WRAPPED, wrappers, strict=True):
         owner, name = _find(path)
-        setattr(owner, name, wrapper(getattr(owner, name)))
+        original = getattr(owner, name)
+        setattr(owner, name, functools.wraps(original)(wrapper(life, original)))
+
+
+def _started(life: lifecycle.EngineLifecycle, original: Method) -> Method:
+    def start(self: Any) -> Any:
+        life.starting(self.engine_id, self.host, socket.gethostname(), BINARY, TOPIC)
+        return original(self)
+    return start
+
+
+def _stopped(life: lifecycle.EngineLifecycle, original: Method) -> Method:
+    def stop(self: Any) -> Any:
+        life.stopping()
+        try:
+            return original(self)
+        finally:
+            life.stopped()
+    return stop
+
+
+def _gated(life: lifecycle.EngineLifecycle, original: Method) -> Method:
+    def pass_gate(*args: Any, **kwargs: Any) -> Any:
+        life.gate()
+        return original(*args, **kwargs)
+    return pass_gate
+
+
+def _once(token_key: str, life: lifecycle.EngineLifecycle, original: Method) -> Method:
+    def check_resource(self: Any, cnxt: Any, resource_id: Any, current_traversal: Any, data: Any,
+                       *args: Any, **kwargs: Any) -> Any:
+        arguments = (self, cnxt, resource_id, current_traversal, data, *args)
+        token = data.get(token_key)
+        if token is None:
+            return original(*arguments, **kwargs)
+        if not life.received(token):
+            return None
+        try:
+            result = original(*arguments, **kwargs)
+        except BaseException as error:
+            life.checked(token, error)
+            raise
+        life.checked(token, None)
+        return result
+    return check_resource
+
+
+def _unless_sent_twice(life: lifecycle.EngineLifecycle, original: Method) -> Method:
+    def handle_preempt(self: Any) -> Any:
+        if life.sent_twice(self.stack.id, self.stack.current_traversal):
+            LOG.info('The nested stack of %s is not interrupted: its check may be the second of '
+                     'one traversal.', self.name)
+            return None
+        return original(self)
+    return handle_preempt

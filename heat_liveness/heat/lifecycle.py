@@ -13,8 +13,13 @@
 """The interface that Heat itself should one day offer: an engine starts, acts, stops.
 
 ``starting`` before any work can reach the engine, ``gate`` before each thing it does,
-``stopping`` and ``stopped`` round its end.  None of them ever raises: a fault here must not
-become a fault of Heat's.
+``received`` and ``checked`` round a message that we have sent, ``stopping`` and ``stopped`` round
+its end.  None of them ever raises: a fault here must not become a fault of Heat's.
+
+**An engine that is not done in time.**  oslo.service ends a worker that has not stopped within
+``graceful_shutdown_timeout``, at whatever it is doing.  Shortly before that the engine leaves:
+its gate closes, so that it writes nothing more, and its work is taken over at the next look of
+the others, not when they have watched it for long enough.
 
 If the database is away or the tables are missing when the engine starts, Heat starts
 anyway, one ERROR says what to do, and the join is tried again until it succeeds.  Until
@@ -37,6 +42,9 @@ from heat_liveness import engine as engines
 
 LOG = logging.getLogger(__name__)
 
+_LEAVE_SECONDS = 3.0
+"""How long before its end an engine leaves that is not done; less where it has little time."""
+
 
 class EngineLifecycle:
     """One heat-engine's liveness.  Made in the parent; everything else happens in a worker."""
@@ -45,7 +53,9 @@ class EngineLifecycle:
         self._config = config
         self._settings = settings
         self._live: agent.Liveness | None = None
+        self._work: Any = None
         self._scans: Any = None
+        self._stopped = threading.Event()
 
     def starting(self, engine_id: str, host: str, hostname: str, binary: str,
                  topic: str) -> None:
@@ -56,8 +66,10 @@ class EngineLifecycle:
             # Heat's side is imported where Heat runs, not in the parent.
             from heat_liveness.heat.work import HeatWork
             self._settings = conf.reloaded(self._config, self._settings)
+            self._stopped = threading.Event()
             self._live = agent.Liveness(identity, self._settings,
                                         agent.database(self._config, self._settings), HeatWork)
+            self._work = self._live.work
             self._live.begin(functools.partial(self._start_scans, self._live))
         except errors.LivenessError as error:
             LOG.error('Liveness is off in engine %s: %s', engine_id, error)
@@ -85,16 +97,65 @@ class EngineLifecycle:
             LOG.error('Nothing more is done here: %s', error)
             threading.Event().wait()
 
+    def received(self, order_id: int) -> bool:
+        """Return whether a message with this token is to be acted on: once, of all its copies."""
+        if self._live is None:
+            return True
+        try:
+            self._live.gate.wait()
+            used = bool(self._work.use(order_id))
+        except errors.EngineDead as error:
+            LOG.error('Nothing more is done here: %s', error)
+            threading.Event().wait()
+        except Exception as error:
+            LOG.warning('Whether message %s was acted on is not known, so it is not; it is sent '
+                        'again. %s', order_id, error)
+            return False
+        if not used:
+            LOG.info('Message %s came more than once; it is acted on once.', order_id)
+        return used
+
+    def checked(self, order_id: int, failure: BaseException | None) -> None:
+        """Note that the check of a message has ended."""
+        if self._live is None:
+            return
+        try:
+            self._work.used(order_id, failure)
+        except Exception as error:
+            LOG.warning('What became of message %s could not be noted; that is tried again. %s',
+                        order_id, error)
+
+    def sent_twice(self, stack_id: str, traversal: str) -> bool:
+        """Return whether a message of this traversal was sent again because it seemed lost."""
+        if self._live is None or not self._live.joined:
+            return False
+        try:
+            return bool(self._work.resent(stack_id, traversal))
+        except Exception as error:
+            LOG.warning('Whether messages of stack %s were sent twice is not known, so its nested '
+                        'stacks are not interrupted: %s', stack_id, error)
+            return True
+
     def stopping(self) -> None:
         """Tell the others that the engine takes no new work; it beats on."""
         try:
             if self._live is not None and self._live.joined:
                 self._live.drain()
+                timeout = self._config.graceful_shutdown_timeout
+                if timeout:
+                    threading.Thread(
+                        target=self._leave_in_time, name='liveness-leave', daemon=True,
+                        args=(timeout - min(_LEAVE_SECONDS, timeout / 4),)).start()
         except Exception:
             LOG.exception('The others were not told that this engine stops.')
 
+    def _leave_in_time(self, seconds: float) -> None:
+        if not self._stopped.wait(seconds) and self._live is not None:
+            self._live.give_up(f'its work takes longer than the {seconds:g} s that it has to stop')
+
     def stopped(self) -> None:
         """Leave: the last lock is released."""
+        self._stopped.set()
         try:
             if self._scans is not None:
                 self._scans.stop()

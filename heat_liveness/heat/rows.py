@@ -12,20 +12,17 @@
 
 """Statements about Heat's own tables, beside ours in one database.
 
-Nothing here scans ``resource``, which has no index on its owner: stacks IN_PROGRESS first,
-then their resources by ``stack_id``.  No column of Heat's is joined with one of ours; their
-collations may differ.
+Nothing here scans ``resource``, which has no index on its owner: stacks first, then their
+resources by ``stack_id``.  No column of Heat's is joined with one of ours; their collations
+may differ.
 
 The lock of a resource is its ``engine_id`` with ``atomic_key`` as generation.  Heat's own
 workers expect it to be NULL when they acquire it, so a takeover *clears* it; what is to
-happen then stands in the journal, written in the same transaction, as one row per
-(resource, atomic_key).
+happen then stands in the journal (:mod:`.orders`), written in the same transaction.
 """
 
 import dataclasses
-import enum
-import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -34,90 +31,78 @@ from heat_liveness import errors
 from heat_liveness.db import models, times
 from heat_liveness.db.database import Database
 from heat_liveness.db.members import ServiceRow, alive, ended
-
-KIND = 'resource'
-CLAIMED = 'claimed'
-DONE = 'done'
+from heat_liveness.heat import graph, orders, plans
+from heat_liveness.heat.plans import Child, Decision, Plan, Resource, Stack
 
 _STACKS_AT_ONCE = 200
+_HOOKS = tuple(f'{when}-{action}' for when in ('pre', 'post')
+               for action in ('create', 'update', 'delete'))
 
 _stack = sa.table('stack', *map(sa.column, (
-    'id', 'name', 'action', 'status', 'convergence', 'current_traversal', 'deleted_at',
-    'owner_id', 'parent_resource_name')))
+    'id', 'name', 'action', 'status', 'convergence', 'current_traversal', 'current_deps',
+    'deleted_at', 'owner_id', 'parent_resource_name', 'raw_template_id',
+    'prev_raw_template_id', 'timeout')),
+    sa.column('created_at', sa.DateTime()), sa.column('updated_at', sa.DateTime()))
 _resource = sa.table('resource', *map(sa.column, (
     'id', 'name', 'action', 'status', 'status_reason', 'engine_id', 'atomic_key', 'stack_id',
-    'nova_instance', 'replaces')))
-_service = sa.table('service', sa.column('engine_id'), sa.column('deleted_at'))
-_journal = models.takeover
+    'nova_instance', 'replaces', 'current_template_id')), sa.column('updated_at', sa.DateTime()))
+_point = sa.table('sync_point', *map(sa.column, (
+    'entity_id', 'traversal_id', 'atomic_key', 'stack_id', 'input_data')),
+    sa.column('is_update', sa.Boolean()))
+_data = sa.table('resource_data', *map(sa.column, ('resource_id', 'key', 'value')))
+_snapshot = sa.table('snapshot', sa.column('id'))
+_service = sa.table(
+    'service', *map(sa.column, ('engine_id', 'deleted_at', 'report_interval')),
+    sa.column('created_at', sa.DateTime()), sa.column('updated_at', sa.DateTime()))
 
-
-class Plan(enum.StrEnum):
-    """What is done with a resource whose owner is dead; the reasons stand in ``plan``."""
-
-    CREATE_AGAIN = 'create again'
-    REPLACE = 'replace'
-    LEAVE_ALONE = 'leave alone'
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HeldResource:
-    """A resource that an ended engine holds."""
-
-    id: int
-    name: str
-    action: str
-    status: str
-    engine_id: str
-    atomic_key: int
-    stack_id: str
-    physical_id: str | None
-    replaces: int | None
-    stack_name: str
-    stack_action: str
-    traversal: str
+_STACK = tuple(_stack.c[name] for name in (
+    'id', 'name', 'action', 'status', 'current_traversal', 'owner_id', 'raw_template_id',
+    'prev_raw_template_id', 'created_at', 'updated_at', 'timeout'))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Order:
-    """A resource whose lock was cleared and whose check must be sent: a row of the journal."""
+class Rules:
+    """What decides beside the rows themselves."""
 
-    id: int
-    resource_id: int
-    atomic_key: int
-    """As the takeover left it: if it has moved on, somebody has taken the work up."""
-    stack_id: str
-    stack_name: str
-    name: str
-    traversal: str
-    plan: str
-    replaces: int | None
+    max_takeovers: int
+    abandons: bool = False
+    """Whether this Heat lets stacks be abandoned, so that a DELETE may be an abandon."""
+    fenced: bool = True
+    """Whether the engines that are recovered cannot come back and write."""
 
 
-def plan(row: HeldResource, nested_exists: bool) -> tuple[Plan, str]:
-    """Decide what can be done safely; return it with its reason.
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A stack in full: its graph, its resources, its nested stacks, as they stand now."""
 
-    A lock that is only cleared makes Heat take a CREATE for done: the stack would become
-    CREATE_COMPLETE with a resource that was never made.  So the state is written too.
+    stack: Stack
+    traversal: graph.Traversal
+    resources: Mapping[int, Resource]
+    children: Collection[tuple[str, Child]]
+    """Each nested stack with the name of the resource that it belongs to."""
+    problem: str = ''
+    """Why the graph cannot be read, if so."""
 
-    :param nested_exists: whether a nested stack of this resource is there already
-    """
-    if row.action != 'CREATE' or row.status != 'IN_PROGRESS':
-        return Plan.LEAVE_ALONE, f'{row.action} {row.status} is not recovered by this release'
-    if row.replaces is not None and row.stack_action != 'CREATE':
-        return Plan.LEAVE_ALONE, (
-            f'it replaces another resource during {row.stack_action}, which is not recovered by '
-            f'this release')
-    if row.physical_id is not None:
-        return Plan.REPLACE, 'it may exist half-made, so Heat replaces it'
-    if nested_exists:
-        return Plan.LEAVE_ALONE, 'its nested stack exists, and its id was never written'
-    return Plan.CREATE_AGAIN, 'nothing was made yet'
+    def ancestors(self, row: Resource) -> list[int]:
+        """Return what a row replaces, what that replaces, and so on."""
+        found: list[int] = []
+        older = row.replaces
+        while older is not None and older not in found:
+            found.append(older)
+            older = self.resources[older].replaces if older in self.resources else None
+        return found
 
+    def node(self, row: Resource) -> graph.Node | None:
+        """Return the node for which a row is at work."""
+        return self.traversal.waits_for(row.id, self.ancestors(row))
 
-_STATE = {
-    Plan.CREATE_AGAIN: {'action': 'INIT', 'status': 'COMPLETE'},
-    Plan.REPLACE: {'status': 'FAILED'},
-}
+    def child(self, row: Resource) -> Child | None:
+        """Return the nested stack of a row, even where its id was not written yet."""
+        if row.physical_id is not None:
+            return next((child for _, child in self.children if child.id == row.physical_id), None)
+        known = {other.physical_id for other in self.resources.values()}
+        return next((child for name, child in self.children
+                     if name == row.name and child.id not in known), None)
 
 
 class HeatRows:
@@ -125,12 +110,13 @@ class HeatRows:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.orders = orders.Orders(database)
 
     def owners(self, engine_ids: Collection[str]) -> set[str]:
         """Return those of the engines that own work of Heat's still.
 
-        These hold a resource, or an order, of a stack in progress.  Where Heat's tables are
-        not in this database, no engine does.
+        These hold a resource, or an order.  Where Heat's tables are not in this database, no
+        engine does.
         """
         if not engine_ids:
             return set()
@@ -138,163 +124,130 @@ class HeatRows:
             holders = self.holders(engine_ids)
         except errors.SchemaError:
             holders = set()
-        return holders | self.claimers(engine_ids)
+        return holders | self.orders.claimers(engine_ids)
 
     def holders(self, engine_ids: Collection[str]) -> set[str]:
-        """Return those of the engines that hold a resource of a stack IN_PROGRESS."""
+        """Return those of the engines that hold a resource of a stack in progress, or failed."""
         found: set[str] = set()
         with self._database.autocommit() as connection:
-            for ids in _chunks(sorted(_in_progress(connection))):
+            for ids in _chunks(sorted(_at_work(connection))):
                 found.update(connection.scalars(
                     sa.select(_resource.c.engine_id).distinct().where(
                         _resource.c.stack_id.in_(ids), _resource.c.engine_id.in_(engine_ids))))
         return found
 
-    @staticmethod
-    def _held(connection: sa.Connection, engine_id: str, limit: int) -> list[HeldResource]:
-        """Lock resources that an engine holds, passing by those another survivor has locked."""
-        stacks = _in_progress(connection)
-        found: list[HeldResource] = []
-        for ids in _chunks(sorted(stacks)):
-            rows = connection.execute(
-                sa.select(_resource)
-                .where(_resource.c.stack_id.in_(ids), _resource.c.engine_id == engine_id)
-                .order_by(_resource.c.id).limit(limit - len(found))
-                .with_for_update(skip_locked=True))
-            found += [_held(row, stacks[row.stack_id]) for row in rows]
-            if len(found) >= limit:
-                break
-        return found
+    def unknown_holders(self, known: Collection[str]) -> set[str]:
+        """Return the engines beside the known ones that hold a resource of a stack in progress."""
+        found: set[str] = set()
+        with self._database.autocommit() as connection:
+            for ids in _chunks(sorted(_at_work(connection))):
+                found.update(connection.scalars(
+                    sa.select(_resource.c.engine_id).distinct().where(
+                        _resource.c.stack_id.in_(ids), _resource.c.engine_id.is_not(None))))
+        return found - set(known)
 
-    def nested_exists(self, connection: sa.Connection, row: HeldResource) -> bool:
-        """Return whether a nested stack of this resource is there."""
-        return connection.execute(
-            sa.select(_stack.c.id).where(
-                _stack.c.owner_id == row.stack_id, _stack.c.parent_resource_name == row.name,
-                _stack.c.deleted_at.is_(None)).limit(1)).first() is not None
+    def view(self, stack_id: str) -> View | None:
+        """Return all of a stack, in one view, or None if it is gone.  Five statements."""
+        with self._database.fresh() as connection:
+            row = connection.execute(sa.select(*_STACK).where(
+                _stack.c.id == stack_id, _stack.c.deleted_at.is_(None))).first()
+            return None if row is None else _view(connection, _as_stack(row))
+
+    def hooked(self, resource_ids: Collection[int]) -> set[int]:
+        """Return those of the resources that wait at a hook for their user."""
+        if not resource_ids:
+            return set()
+        with self._database.autocommit() as connection:
+            return set(connection.scalars(sa.select(_data.c.resource_id).where(
+                _data.c.resource_id.in_(resource_ids), _data.c.key.in_(_HOOKS))))
 
     def take_over(self, owner: ServiceRow, taker_id: str, limit: int,
-                  known: Collection[tuple[int, int]]) -> list[tuple[HeldResource, Plan, str]]:
+                  known: Collection[tuple[int, int]], rules: Rules,
+                  ) -> list[tuple[Resource, Decision]]:
         """Clear at most ``limit`` locks of an ended engine and write what is to be done.
 
         The UPDATE decides: owner and atomic_key as read, owner ended, taker alive.  State and
         journal commit together, so between the claim and the resumption there is always a row
         that says so.
 
-        :param known: (id, atomic_key) of what was left alone before
+        :param known: (id, generation) of what was left alone before
         :return: what this call has decided; wins count, as it has committed
         """
-        decided: list[tuple[HeldResource, Plan, str]] = []
+        decided: list[tuple[Resource, Decision]] = []
+        views: dict[str, View] = {}
         with self._database.transaction() as connection:
-            for row in self._held(connection, owner.engine_id, limit + len(known)):
-                if (row.id, row.atomic_key) in known or len(decided) >= limit:
+            for row in _held(connection, owner.engine_id, limit + len(known)):
+                if (row.id, row.generation) in known or len(decided) >= limit:
                     continue
-                what, why = plan(row, self.nested_exists(connection, row))
-                if what is Plan.LEAVE_ALONE:
-                    if self._left_alone_before(connection, row):
-                        decided.append((row, what, ''))
-                        continue
-                elif self._clear(connection, row, what, owner, taker_id):
-                    self._overtake(connection, row)
-                else:
-                    continue
-                self._write(connection, row, what, why, taker_id)
-                decided.append((row, what, why))
+                if row.stack.id not in views:
+                    views[row.stack.id] = _view(connection, row.stack)
+                decision = self._decide(connection, row, views[row.stack.id], owner, rules)
+                if decision.plan is Plan.WAIT:
+                    decided.append((row, decision))
+                elif decision.plan is Plan.LEAVE_ALONE:
+                    if not self.orders.left_alone(connection, row):
+                        self.orders.write(connection, row, decision, owner, taker_id)
+                    decided.append((row, decision))
+                elif _clear(connection, row, decision, owner, taker_id):
+                    self.orders.overtake(connection, row)
+                    self.orders.write(connection, row, decision, owner, taker_id)
+                    decided.append((row, decision))
         return decided
 
-    def _clear(self, connection: sa.Connection, row: HeldResource, what: Plan,
-               owner: ServiceRow, taker_id: str) -> bool:
-        reason = f'Engine {owner.engine_id} died during {row.action}; {taker_id} took over'
-        return bool(connection.execute(
-            _resource.update()
-            .where(_resource.c.id == row.id, _resource.c.engine_id == owner.engine_id,
-                   _resource.c.atomic_key == row.atomic_key, ended(owner.engine_id),
-                   alive(taker_id))
-            .values(engine_id=None, atomic_key=row.atomic_key + 1, status_reason=reason,
-                    **_STATE[what])).rowcount == 1)
+    def _decide(self, connection: sa.Connection, row: Resource, view: View, owner: ServiceRow,
+                rules: Rules) -> Decision:
+        if view.problem:
+            return Decision(Plan.LEAVE_ALONE, view.problem)
+        dead = self.orders.deaths(connection, row.stack, row.name)
+        if owner.blamed:
+            dead.append(owner.engine_id)
+        if row.stack.status == 'IN_PROGRESS' and len(dead) >= rules.max_takeovers:
+            return plans.poisoned(row, dead)
+        return plans.decide(row, view.node(row), view.child(row), abandons=rules.abandons,
+                            fenced=rules.fenced)
 
-    def _left_alone_before(self, connection: sa.Connection, row: HeldResource) -> bool:
-        return connection.execute(
-            sa.select(_journal.c.id).where(
-                _journal.c.subject == f'{KIND}:{row.id}',
-                _journal.c.generation == row.atomic_key)).first() is not None
+    def consider(self, owner: ServiceRow, rules: Rules) -> list[tuple[Resource, Decision]]:
+        """Return what a takeover would decide, and change nothing."""
+        views: dict[str, View] = {}
+        decided = []
+        with self._database.fresh() as connection:
+            for row in _held(connection, owner.engine_id, None):
+                if row.stack.id not in views:
+                    views[row.stack.id] = _view(connection, row.stack)
+                decided.append((row, self._decide(connection, row, views[row.stack.id], owner,
+                                                  rules)))
+        return decided
 
-    @staticmethod
-    def _overtake(connection: sa.Connection, row: HeldResource) -> None:
-        """Remove the note that this lock was left alone: what stood in the way is gone."""
-        connection.execute(_journal.delete().where(
-            _journal.c.subject == f'{KIND}:{row.id}', _journal.c.generation == row.atomic_key,
-            _journal.c.status == DONE))
-
-    def _write(self, connection: sa.Connection, row: HeldResource, what: Plan, why: str,
-               taker_id: str) -> None:
-        connection.execute(_journal.insert().values(
-            kind=KIND, subject=f'{KIND}:{row.id}', generation=row.atomic_key,
-            engine_id=row.engine_id, taken_by=taker_id, pieces=1,
-            status=DONE if what is Plan.LEAVE_ALONE else CLAIMED,
-            detail=json.dumps({
-                'plan': what, 'reason': why, 'stack_id': row.stack_id,
-                'stack_name': row.stack_name, 'resource': row.name,
-                'state': f'{row.action}_{row.status}', 'physical_id': row.physical_id,
-                'traversal': row.traversal, 'replaces': row.replaces}),
-            created_at=times.now(), updated_at=times.now()))
-
-    def adopt(self, owner_id: str, taker_id: str, limit: int) -> list[Order]:
-        """Take over orders that an ended engine has claimed and perhaps not sent.
-
-        :return: those whose compare-and-swap this engine has won
-        """
-        won = []
-        for order in self.orders(owner_id, limit):
-            with self._database.autocommit() as connection:
-                if connection.execute(
-                        _journal.update()
-                        .where(_journal.c.id == order.id, _journal.c.status == CLAIMED,
-                               _journal.c.taken_by == owner_id, ended(owner_id), alive(taker_id))
-                        .values(taken_by=taker_id, updated_at=times.now())).rowcount:
-                    won.append(order)
-        return won
-
-    def orders(self, taker_id: str, limit: int, after: int = 0) -> list[Order]:
-        """Return orders that an engine has claimed and not yet sent, oldest first.
-
-        :param after: begin behind the order with this id
-        """
+    def deaths(self, stack: Stack, name: str) -> list[str]:
+        """Return the engines that died working on a resource in its stack's present operation."""
         with self._database.autocommit() as connection:
-            rows = connection.execute(
-                sa.select(_journal).where(
-                    _journal.c.status == CLAIMED, _journal.c.kind == KIND,
-                    _journal.c.taken_by == taker_id, _journal.c.id > after)
-                .order_by(_journal.c.id).limit(limit)).all()
-        return [_order(row) for row in rows]
+            return self.orders.deaths(connection, stack, name)
 
-    def claimers(self, engine_ids: Collection[str]) -> set[str]:
-        """Return those of the engines that have claimed orders and not sent them."""
+    def exists(self, node: graph.Node) -> bool:
+        """Return whether what a node stands for is there; of a snapshot there is no resource."""
+        if node.kind != graph.SNAPSHOT:
+            return True
         with self._database.autocommit() as connection:
-            return set(connection.scalars(
-                sa.select(_journal.c.taken_by).distinct().where(
-                    _journal.c.status == CLAIMED, _journal.c.kind == KIND,
-                    _journal.c.taken_by.in_(engine_ids))))
+            return connection.execute(
+                sa.select(_snapshot.c.id).where(_snapshot.c.id == node.id)).first() is not None
 
-    def untouched(self, order: Order) -> bool:
+    def strangers(self) -> set[str]:
+        """Return the engines that beat in Heat's own table and have no row in ours."""
+        beat = sa.func.coalesce(_service.c.updated_at, _service.c.created_at)
+        with self._database.autocommit() as connection:
+            theirs = set(connection.scalars(sa.select(_service.c.engine_id).where(
+                _service.c.deleted_at.is_(None),
+                times.age(beat) <= 3 * _service.c.report_interval)))
+            ours = set(connection.scalars(sa.select(models.service.c.engine_id)))
+        return theirs - ours
+
+    def untouched(self, order: orders.Order) -> bool:
         """Return whether the resource is as the takeover left it: nobody has taken it up."""
         with self._database.fresh() as connection:
             row = connection.execute(
                 sa.select(_resource.c.engine_id, _resource.c.atomic_key)
                 .where(_resource.c.id == order.resource_id)).first()
         return row is not None and row.engine_id is None and row.atomic_key == order.atomic_key
-
-    def close(self, order: Order, taker_id: str, outcome: str) -> None:
-        """Write into the journal what became of an order."""
-        with self._database.transaction() as connection:
-            detail = connection.scalar(
-                sa.select(_journal.c.detail).where(_journal.c.id == order.id).with_for_update())
-            connection.execute(
-                _journal.update()
-                .where(_journal.c.id == order.id, _journal.c.status == CLAIMED,
-                       _journal.c.taken_by == taker_id)
-                .values(status=DONE, updated_at=times.now(),
-                        detail=json.dumps({**json.loads(detail or '{}'), 'outcome': outcome})))
 
     def hide_service(self, engine_id: str) -> None:
         """Remove an ended engine from what Heat's own commands show, as service clean does."""
@@ -305,14 +258,120 @@ class HeatRows:
                        ended(engine_id))
                 .values(deleted_at=times.now()))
 
+    def candidates(self) -> list[tuple[Stack, float]]:
+        """Return the stacks that may hang, each with the seconds since its operation began.
 
-def _in_progress(connection: sa.Connection) -> dict[str, sa.Row[Any]]:
-    """Return the convergence stacks that are being worked on, nested ones among them, by id."""
+        Those IN_PROGRESS, and those whose end was not carried through: a stack that has ended
+        has no sync points, and a deleted one is gone.
+        """
+        leftover = sa.exists(sa.select(_point.c.entity_id).where(
+            _point.c.stack_id == _stack.c.id,
+            _point.c.traversal_id == _stack.c.current_traversal))
+        began = sa.func.coalesce(_stack.c.updated_at, _stack.c.created_at)
+        with self._database.autocommit() as connection:
+            rows = connection.execute(
+                sa.select(*_STACK, times.age(began).label('age')).where(
+                    _stack.c.convergence.is_(sa.true()), _stack.c.deleted_at.is_(None),
+                    sa.or_(_stack.c.status == 'IN_PROGRESS', leftover,
+                           sa.and_(_stack.c.action == 'DELETE', _stack.c.status == 'COMPLETE')))
+            ).all()
+        return [(_as_stack(row), float(row.age)) for row in rows]
+
+    def prints(self, stack_ids: Collection[str]) -> dict[str, object]:
+        """Return something for each stack that changes with each step of its traversal.
+
+        Every step raises an atomic_key, or makes or removes a row; none lowers one.  Two
+        statements for 200 stacks.
+        """
+        found: dict[str, list[object]] = {stack_id: [] for stack_id in stack_ids}
+        with self._database.autocommit() as connection:
+            for ids in _chunks(sorted(stack_ids)):
+                for statement in (
+                        sa.select(_resource.c.stack_id, sa.func.count(),
+                                  sa.func.max(_resource.c.id),
+                                  sa.func.sum(_resource.c.atomic_key),
+                                  sa.func.count(_resource.c.engine_id))
+                        .where(_resource.c.stack_id.in_(ids)).group_by(_resource.c.stack_id),
+                        sa.select(_point.c.stack_id, _point.c.traversal_id, sa.func.count(),
+                                  sa.func.sum(_point.c.atomic_key))
+                        .where(_point.c.stack_id.in_(ids))
+                        .group_by(_point.c.stack_id, _point.c.traversal_id)
+                        .order_by(_point.c.traversal_id)):
+                    for row in connection.execute(statement):
+                        found[row[0]].append(tuple(row[1:]))
+        return {stack_id: tuple(each) for stack_id, each in found.items()}
+
+
+def _at_work(connection: sa.Connection) -> dict[str, Stack]:
+    """Return the convergence stacks in which locks matter, nested ones among them, by id.
+
+    A stack that has failed lets what it had begun go on; it is no more than looked at.
+    """
     rows: Iterable[sa.Row[Any]] = connection.execute(
-        sa.select(_stack.c.id, _stack.c.name, _stack.c.action, _stack.c.current_traversal)
-        .where(_stack.c.status == 'IN_PROGRESS', _stack.c.convergence.is_(sa.true()),
-               _stack.c.deleted_at.is_(None)))
-    return {row.id: row for row in rows}
+        sa.select(*_STACK).where(
+            _stack.c.status.in_(('IN_PROGRESS', 'FAILED')), _stack.c.convergence.is_(sa.true()),
+            _stack.c.deleted_at.is_(None)))
+    return {row.id: _as_stack(row) for row in rows}
+
+
+def _held(connection: sa.Connection, engine_id: str, limit: int | None) -> list[Resource]:
+    """Lock resources that an engine holds, passing by those another survivor has locked."""
+    stacks = _at_work(connection)
+    found: list[Resource] = []
+    for ids in _chunks(sorted(stacks, key=lambda each: (stacks[each].status != 'IN_PROGRESS',
+                                                        each))):
+        statement = sa.select(_resource).where(
+            _resource.c.stack_id.in_(ids), _resource.c.engine_id == engine_id
+        ).order_by(_resource.c.id)
+        if limit is not None:
+            statement = statement.limit(limit - len(found)).with_for_update(skip_locked=True)
+        found += [_as_resource(row, stacks[row.stack_id])
+                  for row in connection.execute(statement)]
+        if limit is not None and len(found) >= limit:
+            break
+    return found
+
+
+def _clear(connection: sa.Connection, row: Resource, decision: Decision, owner: ServiceRow,
+           taker_id: str) -> bool:
+    values: dict[str, Any] = {
+        'action': decision.action, 'status': decision.status,
+        'nova_instance': decision.physical_id}
+    values = {name: value for name, value in values.items() if value is not None}
+    if decision.status is not None:
+        values['status_reason'] = (
+            f'Engine {owner.engine_id} ended during {row.action}; {taker_id} took over')
+    return bool(connection.execute(
+        _resource.update()
+        .where(_resource.c.id == row.id, _resource.c.engine_id == owner.engine_id,
+               _resource.c.atomic_key == row.atomic_key, ended(owner.engine_id),
+               alive(taker_id))
+        .values(engine_id=None, atomic_key=row.generation + 1, **values)).rowcount == 1)
+
+
+def _view(connection: sa.Connection, stack: Stack) -> View:
+    deps = connection.scalar(sa.select(_stack.c.current_deps).where(_stack.c.id == stack.id))
+    points = connection.execute(
+        sa.select(_point.c.entity_id, _point.c.is_update, _point.c.input_data)
+        .where(_point.c.stack_id == stack.id, _point.c.traversal_id == stack.traversal))
+    resources = connection.execute(sa.select(_resource).where(_resource.c.stack_id == stack.id))
+    children = connection.execute(
+        sa.select(_stack.c.parent_resource_name, _stack.c.id, _stack.c.name, _stack.c.status)
+        .where(_stack.c.owner_id == stack.id, _stack.c.deleted_at.is_(None)))
+    problem = ''
+    try:
+        traversal = graph.Traversal(stack.id, graph.edges(deps), [
+            graph.Point(row.entity_id, bool(row.is_update), graph.reported(row.input_data))
+            for row in points])
+    except (ValueError, KeyError, TypeError, SyntaxError, AttributeError) as error:
+        # One row that somebody has edited must not stand in the way of all others.
+        traversal = graph.Traversal(stack.id, None, ())
+        problem = f'the graph of its stack cannot be read ({error})'
+    return View(
+        stack, traversal,
+        {row.id: _as_resource(row, stack) for row in resources},
+        [(row.parent_resource_name, Child(row.id, row.name, row.status == 'IN_PROGRESS'))
+         for row in children], problem)
 
 
 def _chunks(ids: list[str]) -> Iterator[list[str]]:
@@ -320,18 +379,16 @@ def _chunks(ids: list[str]) -> Iterator[list[str]]:
         yield ids[start:start + _STACKS_AT_ONCE]
 
 
-def _held(row: sa.Row[Any], stack: sa.Row[Any]) -> HeldResource:
-    return HeldResource(
+def _as_stack(row: Any) -> Stack:
+    return Stack(
         id=row.id, name=row.name, action=row.action, status=row.status,
-        engine_id=row.engine_id, atomic_key=row.atomic_key, stack_id=row.stack_id,
-        physical_id=row.nova_instance, replaces=row.replaces, stack_name=stack.name,
-        stack_action=stack.action, traversal=stack.current_traversal)
+        traversal=row.current_traversal or '', owner_id=row.owner_id,
+        template_id=row.raw_template_id, previous_template_id=row.prev_raw_template_id,
+        created_at=row.created_at, updated_at=row.updated_at, timeout_minutes=row.timeout)
 
 
-def _order(row: sa.Row[Any]) -> Order:
-    detail = json.loads(row.detail)
-    return Order(
-        id=row.id, resource_id=int(row.subject.partition(':')[2]),
-        atomic_key=row.generation + 1, stack_id=detail['stack_id'],
-        stack_name=detail['stack_name'], name=detail['resource'],
-        traversal=detail['traversal'], plan=detail['plan'], replaces=detail['replaces'])
+def _as_resource(row: sa.Row[Any], stack: Stack) -> Resource:
+    return Resource(
+        id=row.id, name=row.name, action=row.action, status=row.status, engine_id=row.engine_id,
+        atomic_key=row.atomic_key, physical_id=row.nova_instance, replaces=row.replaces,
+        template_id=row.current_template_id, updated_at=row.updated_at, stack=stack)

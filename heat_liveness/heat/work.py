@@ -10,38 +10,39 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Heat's resources as work: what a dead heat-engine holds is made to go on.
+"""Heat's stacks as work: what a dead heat-engine leaves behind is made to go on.
 
-A claim clears the lock, writes the state from which Heat does the right thing by itself,
-and writes an *order* into the journal, all in one transaction (:mod:`.rows`).  The order is
-then carried out: Heat's own ``retrigger_check_resource`` sends the check of that node of the
-stack's graph to any living engine, with the credentials of the stack's owner.
+The unit of recovery is the traversal of a stack.  Two things start it, and both end in an
+*order* (:mod:`.orders`) that anyone can carry out:
 
-An order may be carried out by anyone: its claimer, again, when the first try failed (it asks
-Keystone and the message queue, which may be away), or another engine when the claimer has
-died.  Before it is sent, the resource must be as the takeover left it; if its atomic_key has
-moved on, somebody has taken it up, and another message would only disturb him.
+* a **claim** of a lock that a dead engine holds: one compare-and-swap clears it, writes the
+  state from which Heat does the right thing by itself (:mod:`.plans`), and writes the order;
+* the **sweep** (:mod:`.sweep`), which finds what hangs without a lock.
 
-This release recovers CREATE.  What it cannot recover safely it leaves alone, with the
-reason in the journal and one WARNING.
+To carry an order out is to look at the stack as it stands now, and to have Heat check the node
+that waits (:mod:`.calls`).  It is closed where nothing is to be done any more: the stack has
+begun something else, or somebody has taken the work up.  Otherwise the message goes out, again
+and again with longer pauses, until an engine uses its token up; then that engine has the
+order, and if it dies the order begins anew.
+
+**Poison.**  A resource whose engines have died ``max_takeovers`` times fails, and its stack with
+it.  When one more death would be the last, it is worked on alone: by the engine that carries
+the order out, one such resource at a time, so that it takes no other with it.
 """
 
 import collections
 import logging
 import threading
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Sequence
 from concurrent import futures
+from typing import Any
 
-from heat.common import context as heat_context
-from heat.common import exception as heat_exception
-from heat.engine import check_resource, sync_point
-from heat.engine import stack as heat_stack
-from heat.objects import resource as heat_resource
-from heat.rpc import worker_client
+from oslo_config import cfg
 
 from heat_liveness import errors
 from heat_liveness.db.members import ServiceRow
-from heat_liveness.heat import rows
+from heat_liveness.heat import calls, graph, orders, rows, sweep
+from heat_liveness.heat.plans import Decision, Plan, Resource
 from heat_liveness.work import Claim, Context
 
 LOG = logging.getLogger(__name__)
@@ -49,66 +50,155 @@ LOG = logging.getLogger(__name__)
 _ORDERS_AT_ONCE = 100
 _SENDERS = 4
 """Threads that carry out orders: each waits for Keystone most of its time."""
+_RESEND_SECONDS = 10.0
+"""How long a message may take to land before it is sent again; twice that the next time."""
+_LONGEST_RESEND_SECONDS = 640.0
+_WAIT_SECONDS = 5.0
+"""How long a resource that waits for its nested stack is not asked about again."""
 
 
 class HeatWork:
     """The work store of a heat-engine."""
 
+    fenced = True
+    """Whether the engines that are recovered cannot come back and write."""
+
     def __init__(self, context: Context) -> None:
         self.doubts = False
         self._me = context.identity.engine_id
+        self._identity = context.identity
         self._gate = context.gate
-        self._most = context.settings.max_tasks
-        self._retry_seconds = context.settings.service_down_time
+        self._clock = context.clock
+        self._settings = context.settings
         self._rows = rows.HeatRows(context.database)
+        self._orders = self._rows.orders
+        self._members = context.members
+        self._sweep = sweep.Sweep(self._rows, context.clock)
         self._pool = futures.ThreadPoolExecutor(_SENDERS, thread_name_prefix='liveness-order')
         self._guard = threading.Lock()
         self._running: set[int] = set()
+        self._using: set[int] = set()
         self._left_alone: set[tuple[int, int]] = set()
+        self._waiting: dict[tuple[int, int], float] = {}
+        self._alone: orders.Order | None = None
+        self._swept: float | None = None
+        self._followed: float | None = None
         self._draining = False
 
+    @property
+    def rules(self) -> rows.Rules:
+        """What decides beside the rows themselves."""
+        return rows.Rules(max_takeovers=self._settings.max_takeovers,
+                          abandons=bool(cfg.CONF.enable_stack_abandon), fenced=self.fenced)
+
     def claim(self, owner: ServiceRow) -> Claim:
-        """Take over locked resources and unsent orders of an ended engine; see :class:`Claim`."""
+        """Take over locked resources and open orders of an ended engine; see :class:`Claim`."""
         self._rows.hide_service(owner.engine_id)
         room = self._room()
         if not room:
             return Claim(0, more=True)
+        now = self._clock.now()
+        self._waiting = {key: until for key, until in self._waiting.items() if until > now}
         try:
-            adopted = self._rows.adopt(owner.engine_id, self._me, room)
-            decided = self._rows.take_over(owner, self._me, room, self._left_alone)
+            adopted = self._orders.adopt(owner, self._me, room)
+            decided = self._rows.take_over(owner, self._me, room,
+                                           self._left_alone | set(self._waiting), self.rules)
         except errors.UnclearOutcome:
             self.doubts = True
             raise
         taken = 0
-        for row, plan, reason in decided:
-            if plan is rows.Plan.LEAVE_ALONE:
-                self._left_alone.add((row.id, row.atomic_key))
-                if reason:
-                    LOG.warning(
-                        'Resource %s of stack %s (%s) is locked by the ended engine %s and is '
-                        'left alone: %s.', row.name, row.stack_name, row.stack_id,
-                        row.engine_id, reason)
-            else:
-                taken += 1
-                LOG.info('Resource %s of stack %s (%s) is taken over from engine %s: %s, as %s.',
-                         row.name, row.stack_name, row.stack_id, row.engine_id, plan, reason)
+        for row, decision in decided:
+            taken += self._note(row, decision, owner.engine_id)
         self._carry_out(adopted)
         if taken:
             self.reclaim()
-        return Claim(taken + len(adopted), more=len(decided) + len(adopted) >= room)
+        return Claim(taken + len(adopted),
+                     more=len(decided) + len(adopted) >= room or bool(self._waiting))
+
+    def _note(self, row: Resource, decision: Decision, owner_id: str) -> int:
+        """Say what was decided about a resource; return 1 if its lock was cleared, else 0."""
+        what = f'Resource {row.name} of stack {row.stack.name} ({row.stack.id})'
+        key = (row.id, row.generation)
+        if decision.plan is Plan.WAIT:
+            self._waiting[key] = self._clock.now() + _WAIT_SECONDS
+            LOG.debug('%s, held by the ended engine %s, waits: %s.', what, owner_id,
+                      decision.reason)
+            return 0
+        if decision.plan is Plan.LEAVE_ALONE:
+            self._left_alone.add(key)
+            LOG.warning('%s is locked by the ended engine %s and is left alone: %s.', what,
+                        owner_id, decision.reason)
+            return 0
+        LOG.info('%s is taken over from engine %s: %s, as %s.', what, owner_id, decision.plan,
+                 decision.reason)
+        if decision.plan is Plan.REPLACE:
+            LOG.warning('%s is replaced. What engine %s had made of it, %s, may be left behind '
+                        'until the stack is updated or deleted.', what, owner_id, row.physical_id)
+        return 1
 
     def reclaim(self) -> int:
-        """Carry out what this engine has claimed and not sent: a try failed, or was unclear."""
+        """Carry out what this engine has claimed, and follow what it has sent or used."""
         self.doubts = False
         sent = last = 0
-        # All of them: orders that cannot be sent must not stand before those that can.
-        while orders := self._rows.orders(self._me, _ORDERS_AT_ONCE, last):
-            sent += self._carry_out(orders)
-            last = orders[-1].id
+        # All of them: orders that cannot be carried out must not stand before those that can.
+        while found := self._orders.of(self._me, _ORDERS_AT_ONCE, last):
+            last = found[-1].id
+            sent += self._carry_out([order for order in found if self._due(order)])
         return sent
 
+    def _due(self, order: orders.Order) -> bool:
+        if order.status == orders.USED:
+            with self._guard:
+                used_here = order.id in self._using
+            if not used_here:
+                # The outcome of its last step was unclear, or its check failed.
+                self._orders.give_back(order.id, self._me)
+            return False
+        return order.status == orders.CLAIMED or order.age >= min(
+            _RESEND_SECONDS * 2 ** (order.attempts - 1), _LONGEST_RESEND_SECONDS)
+
+    def search(self) -> None:
+        """Follow the orders, and sweep where it is this engine that sweeps for all."""
+        now = self._clock.now()
+        if self._draining:
+            return
+        if self._followed is None or now - self._followed >= _RESEND_SECONDS:
+            self._followed = now
+            self.reclaim()
+        elif self._alone is not None and not self._alone_is_busy():
+            self.reclaim()
+        if self._swept is not None and now - self._swept < self._settings.sweep_interval:
+            return
+        self._swept = now
+        if self._members.eldest(self._identity, self._settings.candidate_age) == self._me:
+            for finding in self._sweep.look(self.policy):
+                self._give(finding)
+            self.reclaim()
+
+    @property
+    def policy(self) -> sweep.Policy:
+        """What a sweep goes by."""
+        return sweep.Policy(
+            lost_message_time=self._settings.lost_message_time,
+            stack_timeout=float(cfg.CONF.stack_action_timeout),
+            abandons=bool(cfg.CONF.enable_stack_abandon), preempts=self._preempts())
+
+    def _preempts(self) -> bool:
+        return bool(self._rows.strangers())
+
+    def _give(self, finding: sweep.Finding) -> None:
+        stack = finding.stack
+        given = (self._orders.stack(stack, finding.plan, finding.reason, self._me)
+                 if finding.node is None else
+                 self._orders.message(stack, finding.node, finding.name, finding.reason, self._me))
+        if given:
+            LOG.warning('%s (%s) hangs in %s_%s: %s, as %s.',
+                        f'Resource {finding.name} of stack {stack.name}' if finding.name
+                        else f'Stack {stack.name}', stack.id, stack.action, stack.status,
+                        finding.plan, finding.reason)
+
     def owners(self, engine_ids: Collection[str]) -> set[str]:
-        """Return those of the engines that hold a resource, or an order, of a stack in progress."""
+        """Return those of the engines that hold a resource, or an order, of Heat's still."""
         return self._rows.owners(engine_ids)
 
     def drain(self) -> None:
@@ -116,12 +206,46 @@ class HeatWork:
         self._draining = True
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _room(self) -> int:
-        return 0 if self._draining else max(0, self._most - len(self._running))
+    def use(self, order_id: int) -> bool:
+        """Use up the token of a message that has reached this engine; False: do not act on it.
 
-    def _carry_out(self, orders: Collection[rows.Order]) -> int:
+        :raises DatabaseError: nobody knows; the message is sent again
+        """
         with self._guard:
-            new = [order for order in orders if order.id not in self._running]
+            self._using.add(order_id)
+        used = False
+        try:
+            used = self._orders.use(order_id, self._me)
+        finally:
+            if not used:
+                with self._guard:
+                    self._using.discard(order_id)
+        return used
+
+    def used(self, order_id: int, failure: BaseException | None) -> None:
+        """Note that the check of a message whose token was used has ended, well or not.
+
+        :raises DatabaseError: it is found again later, among what this engine has used
+        """
+        try:
+            if failure is None:
+                self._orders.close(order_id, self._me, 'it was checked')
+            else:
+                self._orders.give_back(order_id, self._me)
+        finally:
+            with self._guard:
+                self._using.discard(order_id)
+
+    def resent(self, stack_id: str, traversal: str) -> bool:
+        """Return whether a message of this traversal was sent again because it seemed lost."""
+        return self._orders.resent(stack_id, traversal)
+
+    def _room(self) -> int:
+        return 0 if self._draining else max(0, self._settings.max_tasks - len(self._running))
+
+    def _carry_out(self, found: Collection[orders.Order]) -> int:
+        with self._guard:
+            new = [order for order in found if order.id not in self._running]
             self._running.update(order.id for order in new)
         # A stack is loaded, and its owner's token asked for, once for all its orders.
         by_stack = collections.defaultdict(list)
@@ -131,94 +255,141 @@ class HeatWork:
             self._pool.submit(self._send, batch)
         return len(new)
 
-    def _send(self, orders: Sequence[rows.Order]) -> None:
-        first = orders[0]
+    def _send(self, batch: Sequence[orders.Order]) -> None:
+        first = batch[0]
         try:
             self._gate.wait()
-            stack = self._load(first.stack_id)
-            for order in orders:
+            stack = calls.load(first.stack_id)
+            for order in batch:
                 self._send_one(order, stack)
         except errors.EngineDead as error:
-            LOG.warning('The checks of %d resources of stack %s (%s) are not sent: %s',
-                        len(orders), first.stack_name, first.stack_id, error)
+            LOG.warning('%d orders about stack %s (%s) are not carried out: %s', len(batch),
+                        first.stack_name, first.stack_id, error)
         except Exception:
-            LOG.exception('Stack %s (%s) cannot be loaded, so the checks of %d of its resources '
-                          'are not sent; it is tried again within %g s.', first.stack_name,
-                          first.stack_id, len(orders), self._retry_seconds)
+            LOG.exception('Stack %s (%s) cannot be loaded, so %d orders about it are not carried '
+                          'out; it is tried again within %g s.', first.stack_name, first.stack_id,
+                          len(batch), self._settings.service_down_time)
         finally:
             with self._guard:
-                self._running.difference_update(order.id for order in orders)
+                self._running.difference_update(order.id for order in batch)
 
-    def _send_one(self, order: rows.Order, stack: heat_stack.Stack | None) -> None:
+    def _send_one(self, order: orders.Order, stack: Any) -> None:
+        what = f'{order.name} of stack {order.stack_name} ({order.stack_id})'
         try:
             self._gate.wait()
             outcome = self._resume(order, stack)
-            self._rows.close(order, self._me, outcome)
-            LOG.info('Resource %s of stack %s (%s): %s.', order.name, order.stack_name,
-                     order.stack_id, outcome)
+            if outcome is not None:
+                self._orders.close(order.id, self._me, outcome)
+                LOG.info('%s: %s.', what, outcome)
         except errors.EngineDead:
             raise
         except Exception:
-            LOG.exception('The check of resource %s of stack %s (%s) could not be sent; it is '
-                          'tried again within %g s.', order.name, order.stack_name,
-                          order.stack_id, self._retry_seconds)
+            LOG.exception('The order to %s, about %s, could not be carried out; it is tried again '
+                          'within %g s.', order.plan, what, self._settings.service_down_time)
 
-    @staticmethod
-    def _load(stack_id: str) -> heat_stack.Stack | None:
-        try:
-            return heat_stack.Stack.load(heat_context.get_admin_context(), stack_id,
-                                         use_stored_context=True)
-        except heat_exception.NotFound:
-            return None
+    def _resume(self, order: orders.Order, stack: Any) -> str | None:
+        """Do what the order says, as far as that is still to be done.
 
-    def _resume(self, order: rows.Order, stack: heat_stack.Stack | None) -> str:
-        """Send the check, unless the work has gone on already; return what was done."""
-        if stack is None:
-            return 'its stack is gone'
-        if stack.status != stack.IN_PROGRESS or stack.current_traversal != order.traversal:
-            return 'its stack has begun something else'
-        if not self._rows.untouched(order):
-            return 'somebody has taken it up already'
-        graph = stack.convergence_dependencies.graph()
-        if (order.replaces is not None and order.plan == rows.Plan.CREATE_AGAIN
-                and not _knows(graph, order.resource_id) and _knows(graph, order.replaces)):
-            return self._check_replacement(order, order.replaces, stack)
-        node = _node(graph, order.resource_id, stack)
-        if node is None:
-            return 'it is not in the graph of its stack'
-        check_resource.CheckResource(
-            self._me, worker_client.WorkerClient(), None, None, None,
-        ).retrigger_check_resource(stack.context, node, stack)
-        return 'its check was sent'
-
-    @staticmethod
-    def _check_replacement(order: rows.Order, replaces: int, stack: heat_stack.Stack) -> str:
-        """Have a replacement created in its row, with the input of the node that it stands for.
-
-        A check of the original would make another replacement and leave this row behind.
+        :return: what became of it; None while its message is on the way
         """
-        point = sync_point.get(stack.context, replaces, stack.current_traversal, True)
-        worker_client.WorkerClient().check_resource(
-            stack.context, order.resource_id, stack.current_traversal,
-            point.input_data or {'input_data': {}}, True, None)
-        return 'its check was sent, as a replacement'
+        view = None if stack is None else self._rows.view(order.stack_id)
+        if view is None:
+            return 'its stack is gone'
+        if stack.current_traversal != order.traversal or view.stack.traversal != order.traversal:
+            return 'its stack has begun something else'
+        if order.kind == orders.STACK:
+            return _resume_stack(order, stack)
+        if view.stack.status != 'IN_PROGRESS':
+            return f'its stack is {view.stack.action}_{view.stack.status}'
+        if order.plan == Plan.FAIL:
+            return _fail(stack, f'Resource {order.name}: {order.reason}')
+        died = self._rows.deaths(view.stack, order.name)
+        if len(died) >= self._settings.max_takeovers:
+            return _fail(stack, f'Resource {order.name} killed the engines that worked on it, '
+                         f'{len(died)} of them: {", ".join(died)}')
+        node = self._node(order, view)
+        if isinstance(node, str):
+            return node
+        return self._check(order, stack, view, node,
+                           alone=len(died) + 1 >= self._settings.max_takeovers)
 
+    def _node(self, order: orders.Order, view: rows.View) -> graph.Node | str:
+        """Return the node that is to be checked, or why none is."""
+        if order.resource_id is not None:
+            row = view.resources.get(order.resource_id)
+            node = None if row is None else view.node(row)
+            if order.seen is None and not self._rows.untouched(order):
+                return 'somebody has taken it up already'
+        else:
+            node = order.node
+        if node is None or node not in view.traversal or view.traversal.done(node):
+            return 'nobody waits for it now'
+        if not view.traversal.ready(node):
+            return 'it is checked when what it requires is done'
+        if any(row.engine_id is not None for row in sweep.workers(view, node)):
+            return 'an engine works on it'
+        if order.seen is not None and order.seen != _seen(view, node):
+            return 'somebody has taken it up'
+        return node
 
-def _knows(graph: Container[object], resource_id: int) -> bool:
-    return any(heat_stack.ConvergenceNode(resource_id, is_update) in graph
-               for is_update in (True, False))
-
-
-def _node(graph: Container[object], resource_id: int, stack: heat_stack.Stack) -> int | None:
-    """Return the id under which the graph knows a resource: that of what it replaces, and so on.
-
-    Heat looks one replacement back only; a check of a later one would end in a KeyError
-    there, and a check of the original makes another replacement.
-    """
-    node: int | None = resource_id
-    while node is not None and not _knows(graph, node):
-        try:
-            node = heat_resource.Resource.get_obj(stack.context, node).replaces
-        except heat_exception.NotFound:
+    def _check(self, order: orders.Order, stack: Any, view: rows.View, node: graph.Node, *,
+               alone: bool) -> str | None:
+        target = sweep.target(view, node)
+        if target is None or not self._rows.exists(node):
+            calls.report(stack, node)
+            return 'its row was gone, and it was reported as done'
+        if alone and not self._is_alone(order):
             return None
-    return node
+        if not self._orders.sending(order, self._me, _seen(view, node)):
+            return None
+        sent = calls.send(stack, node, target, order.id, self._receiver if alone else None)
+        return None if sent else 'its stack has begun something else'
+
+    @property
+    def _receiver(self) -> str | None:
+        """Who is to work on what must be worked on alone."""
+        return self._me
+
+    def _is_alone(self, order: orders.Order) -> bool:
+        """Return whether an order is the one that this engine works on alone, or can become it."""
+        with self._guard:
+            if self._alone is None or self._alone.id == order.id:
+                self._alone = order
+                return True
+        return False
+
+    def _alone_is_busy(self) -> bool:
+        order = self._alone
+        assert order is not None
+        view = self._rows.view(order.stack_id)
+        if view is not None and view.stack.traversal == order.traversal:
+            row = view.resources.get(order.resource_id or 0)
+            node = order.node or (view.node(row) if row is not None else None)
+            if node is not None and node in view.traversal and not view.traversal.done(node):
+                return True
+        with self._guard:
+            self._alone = None
+        return False
+
+
+def _seen(view: rows.View, node: graph.Node) -> list[list[int | None]]:
+    return [[row.id, row.atomic_key] for row in sweep.workers(view, node)]
+
+
+def _resume_stack(order: orders.Order, stack: Any) -> str:
+    if order.plan == 'restart':
+        if stack.status != stack.IN_PROGRESS:
+            return f'it is {stack.action}_{stack.status}'
+        return 'it was begun anew' if calls.restart(stack) else 'somebody has begun it anew'
+    if order.plan == 'time out':
+        return _fail(stack, 'Timed out')
+    if order.plan == Plan.FAIL:
+        return _fail(stack, order.reason)
+    calls.finish(stack)
+    return 'its end was carried through'
+
+
+def _fail(stack: Any, reason: str) -> str:
+    # What was adopted is not ours to delete.
+    done = calls.fail(stack, f'{reason[:1].upper()}{reason[1:]}', roll_back=stack.action != 'ADOPT')
+    return 'its stack was failed' if done else 'its stack has begun something else'

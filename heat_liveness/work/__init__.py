@@ -25,7 +25,7 @@ from heat_liveness import clock as clocks
 from heat_liveness import conf, fence
 from heat_liveness import engine as engines
 from heat_liveness.db.database import Database
-from heat_liveness.db.members import ServiceRow
+from heat_liveness.db.members import Members, ServiceRow
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,7 @@ class Context:
     identity: engines.Identity
     settings: conf.Settings
     database: Database
+    members: Members
     gate: fence.Gate
     clock: clocks.Clock
 
@@ -63,6 +64,14 @@ class WorkStore(Protocol):
 
     def reclaim(self) -> int:
         """Claim from itself what this engine owns but neither runs nor is just claiming."""
+
+    def search(self) -> None:
+        """Look, where it is time to, for work that hangs though no engine that ended owns it.
+
+        Called at each scan.
+
+        :raises DatabaseError: the next scan looks again
+        """
 
     def owners(self, engine_ids: Collection[str]) -> set[str]:
         """Return those of the engines that own work still, so that their rows must stay."""

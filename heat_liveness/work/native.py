@@ -235,6 +235,9 @@ class NativeWork:
             self.doubts = True
             raise
 
+    def search(self) -> None:
+        """Do nothing: what is in progress here has an owner, always."""
+
     def owners(self, engine_ids: Collection[str]) -> set[str]:
         """Return those of the engines that own a lock."""
         return self._locks.owners(engine_ids)

@@ -49,7 +49,7 @@ class Node:
         self.gate.good_beat(BootClock().now())
         self.work = NativeWork(Context(
             identity=fakes.identity(name), settings=settings, database=database,
-            gate=self.gate, clock=BootClock()), handlers)
+            members=self.members, gate=self.gate, clock=BootClock()), handlers)
 
     def die(self, *, mass: bool = False) -> ServiceRow:
         row = self.members.read(self.name)

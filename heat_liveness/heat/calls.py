@@ -1,0 +1,178 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What is asked of Heat itself: to check a node, to begin, end or fail a traversal.
+
+All of it is Heat's own code, called as Heat calls it, with the credentials of the stack's owner
+(the trust that is stored with the stack), so nothing here knows what a resource is.
+
+A message goes out as Heat would send it, with the input that is stored in the node's sync
+point.  Two things are added: the token, in a place of ``data`` where Heat does not look; and
+where one engine is to receive it, the name of that engine.
+"""
+
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from heat.common import context as heat_context
+from heat.common import exception as heat_exception
+from heat.common import messaging
+from heat.engine import check_resource, sync_point
+from heat.engine import stack as heat_stack
+from heat.objects import stack as stack_objects
+from heat.rpc import worker_api, worker_client
+from oslo_utils import uuidutils
+
+from heat_liveness.heat import graph
+
+LOG = logging.getLogger(__name__)
+
+TOKEN = 'liveness_order'  # noqa: S105 - of a message, and no secret
+"""The key of the token in a message's ``data``; Heat reads ``input_data`` there, and no more."""
+
+_ROLLED_BACK = ('CREATE', 'ADOPT', 'UPDATE', 'RESTORE')
+
+
+class _Here:
+    """Stands in for Heat's thread groups: what would be started on a thread is done at once."""
+
+    def start(self, stack_id: str, function: Callable[..., Any], *args: Any,
+              **kwargs: Any) -> None:
+        function(*args, **kwargs)
+
+
+def load(stack_id: str) -> heat_stack.Stack | None:
+    """Load a stack with its owner's credentials; None if it is gone."""
+    try:
+        stack = heat_stack.Stack.load(heat_context.get_admin_context(), stack_id,
+                                      use_stored_context=True)
+    except heat_exception.NotFound:
+        return None
+    stack.thread_group_mgr = _Here()
+    return stack
+
+
+def send(stack: heat_stack.Stack, node: graph.Node, resource_id: int | str, token: int,
+         receiver: str | None = None) -> bool:
+    """Send the check of a node to any engine, or to the one that is named.
+
+    :param resource_id: the row to be checked: the node's own, or its replacement's
+    :return: whether the node is still waited for
+    """
+    try:
+        point = sync_point.get(stack.context, node.id, stack.current_traversal, node.is_update)
+    except heat_exception.EntityNotFound:
+        return False
+    data = {**(point.input_data or sync_point.serialize_input_data({})), TOKEN: token}
+    # Heat 25 has no more than these.
+    more: dict[str, Any] = {'converge': stack.converge}
+    if 'node_type' in inspect.signature(worker_client.WorkerClient.check_resource).parameters:
+        extra = sync_point.deserialize_extra_data(point.extra_data or {})
+        more.update(node_type=node.kind, skip_propagate=extra.get('skip_propagate', False),
+                    accumulated_failures=extra.get('resource_failures') or None)
+    client(receiver).check_resource(stack.context, resource_id, stack.current_traversal, data,
+                                    node.is_update, None, **more)
+    return True
+
+
+def client(receiver: str | None = None) -> worker_client.WorkerClient:
+    """Return a client whose messages reach any engine, or the one that is named."""
+    found = worker_client.WorkerClient()
+    if receiver is not None:
+        # Heat has a client for each of its topics, and none for one engine.
+        found._client = messaging.get_rpc_client(
+            topic=worker_api.TOPIC, version=found.BASE_RPC_API_VERSION, server=receiver)
+    return found
+
+
+def report(stack: heat_stack.Stack, node: graph.Node) -> None:
+    """Report a node whose row is gone, and that nobody could check any more, as Heat does."""
+    deps = stack.convergence_dependencies
+    sender = _heats(node)
+    try:
+        for other in sorted(deps.required_by(sender), key=lambda each: each.is_update):
+            check_resource.propagate_check_resource(
+                stack.context, worker_client.WorkerClient(), other.rsrc_id,
+                stack.current_traversal, set(deps.graph()[other]), sender, None, other.is_update,
+                None)
+        kind = {} if node.kind == graph.RESOURCE else {'node_type': node.kind}
+        check_resource.check_stack_complete(
+            stack.context, stack, stack.current_traversal, node.id, deps, node.is_update, **kind)
+    except heat_exception.EntityNotFound as error:
+        LOG.debug('Stack %s has gone on: %s', stack.id, error)
+
+
+def _heats(node: graph.Node) -> heat_stack.ConvergenceNode:
+    fields = (node.id, node.is_update, node.kind)
+    return heat_stack.ConvergenceNode(*fields[:len(heat_stack.ConvergenceNode._fields)])
+
+
+def restart(stack: heat_stack.Stack) -> bool:
+    """Write a traversal out that never was, under a new id; return whether it was we who did.
+
+    The compare-and-swap on ``current_traversal`` elects one, and fences whoever began before.
+    Template, parameters, the template to roll back to and the start of the timeout are in the
+    stack's row already, and stay.
+    """
+    old, new = stack.current_traversal, uuidutils.generate_uuid()
+    if not stack_objects.Stack.select_and_update(
+            stack.context, stack.id, {'current_traversal': new}, exp_trvsl=old):
+        return False
+    stack.current_traversal = new
+    sync_point.delete_all(stack.context, stack.id, old)
+    stack._converge_create_or_update()
+    return True
+
+
+def fail(stack: heat_stack.Stack, reason: str, *, roll_back: bool = True) -> bool:
+    """Fail a stack's traversal, as Heat does when a resource fails; return whether it was we.
+
+    :param roll_back: whether it is rolled back where it asks for that
+    """
+    if roll_back:
+        return bool(stack.mark_failed(reason))
+    if not stack.state_set(stack.action, stack.FAILED, reason):
+        return False
+    stack.purge_db()
+    return True
+
+
+def finish(stack: heat_stack.Stack) -> None:
+    """Carry the end of a traversal through that somebody began and did not finish."""
+    if stack.status == stack.IN_PROGRESS:
+        stack.mark_complete()
+    elif (stack.status == stack.FAILED and not stack.disable_rollback
+            and stack.action in _ROLLED_BACK
+            # Without it an update would be rolled back to an empty template.
+            and (stack.prev_raw_template_id is not None or stack.action == stack.CREATE)):
+        stack.rollback()
+    else:
+        stack.purge_db()
+
+
+def authenticate_early(life: object, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap ``Stack._delete_credentials`` for contexts that live by the stack's own trust.
+
+    It deletes the trust, and then asks for a Keystone client to delete the stack's project
+    with.  That client would authenticate by the trust that is gone; one that was made before
+    does not need to.
+    """
+    def delete_credentials(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.stack_user_project_id and self.context.trust_id:
+            try:
+                self.clients.client('keystone')
+            except Exception as error:
+                LOG.warning('Keystone gives no client for stack %s: %s', self.id, error)
+        return original(self, *args, **kwargs)
+    return delete_credentials

@@ -1,0 +1,339 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Orders: what is to be done with a stack or a resource, from the decision to its end.
+
+An order is a row of the journal.  Whatever happens between the decision and its effect, there
+is a row that says so, and each of its steps is one compare-and-swap::
+
+    claimed ──send──> sent ──use──> used ──> done
+       ^                │             │
+       └────────────────┴──give back──┘
+
+*claimed*: somebody (``taken_by``) is to carry it out.  *sent*: the message is out, and may be
+lost, late, or in the hands of an engine that is stopped; it is sent again until it lands.
+*used*: a receiver (``taken_by``) has used up the message's token.  Each copy of the message
+carries the same token, the order's id, so of many copies one has an effect, on the engines
+that know of tokens.  A receiver that fails gives the token back; of one that dies another
+engine takes the order over, as of a sender that dies, and the order begins anew.
+
+The subject and generation of the row are unique, and with them the decision:
+``resource:STACK:ID`` at an atomic_key, for a lock that was cleared; ``message:STACK:ID:KIND``
+with a count, for a message that was lost; ``stack:ID:TRAVERSAL`` for a traversal that is
+restarted, timed out or brought to its end.
+
+The deaths of those who held a resource, or were working on one of our messages, are counted
+from here, by stack, resource *name* (a replacement is a new row) and operation.
+"""
+
+import dataclasses
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from heat_liveness import errors
+from heat_liveness.db import models, stored, times
+from heat_liveness.db.database import Database
+from heat_liveness.db.members import ServiceRow, alive, ended
+from heat_liveness.heat import graph
+from heat_liveness.heat.plans import Decision, Plan, Resource, Stack
+
+RESOURCE = 'resource'
+MESSAGE = 'message'
+STACK = 'stack'
+KINDS = (RESOURCE, MESSAGE, STACK)
+
+CLAIMED = 'claimed'
+SENT = 'sent'
+USED = 'used'
+DONE = 'done'
+OPEN = (CLAIMED, SENT, USED)
+
+_t = models.takeover
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Order:
+    """One order."""
+
+    id: int
+    kind: str
+    status: str
+    generation: int
+    taken_by: str
+    age: float
+    """Seconds since its last step."""
+    detail: Mapping[str, Any]
+
+    @property
+    def stack_id(self) -> str:
+        """The stack that it is about."""
+        return str(self.detail.get('stack_id'))
+
+    @property
+    def stack_name(self) -> str:
+        """The name of that stack."""
+        return str(self.detail.get('stack_name'))
+
+    @property
+    def name(self) -> str:
+        """The resource's name, or that of the stack where it is about all of it."""
+        return str(self.detail.get('resource') or self.stack_name)
+
+    @property
+    def plan(self) -> str:
+        """What is to be done."""
+        return str(self.detail.get('plan'))
+
+    @property
+    def reason(self) -> str:
+        """Why."""
+        return str(self.detail.get('reason'))
+
+    @property
+    def traversal(self) -> str:
+        """The traversal for which it was given."""
+        return str(self.detail.get('traversal'))
+
+    @property
+    def resource_id(self) -> int | None:
+        """The resource's row whose lock was cleared."""
+        found = self.detail.get('resource_id')
+        return found if isinstance(found, int) else None
+
+    @property
+    def atomic_key(self) -> int:
+        """As the takeover left it: if it has moved on, somebody has taken the work up."""
+        return self.generation + 1
+
+    @property
+    def node(self) -> graph.Node | None:
+        """The node whose message was lost."""
+        found = self.detail.get('node')
+        return graph.node(found) if found else None
+
+    @property
+    def seen(self) -> list[list[int | None]] | None:
+        """Id and atomic_key of the rows that could be at work when it was sent."""
+        found = self.detail.get('seen')
+        return found if isinstance(found, list) else None
+
+    @property
+    def attempts(self) -> int:
+        """How often it was sent."""
+        return sum(step.get('what') == SENT for step in self.story)
+
+    @property
+    def story(self) -> list[dict[str, Any]]:
+        """Its steps so far: ``at``, ``what``, ``engine``."""
+        return list(self.detail.get('story', ()))
+
+    @property
+    def deaths(self) -> list[str]:
+        """The engines that died working on it since it was given."""
+        return [str(step['engine']) for step in self.story if step.get('what') == 'died']
+
+
+def _order(row: sa.Row[Any]) -> Order:
+    return Order(id=row.id, kind=row.kind, status=row.status, generation=row.generation,
+                 taken_by=row.taken_by, age=float(row.age), detail=stored.mapping(row.detail))
+
+
+_ROW = (*_t.c, times.age(_t.c.updated_at).label('age'))
+
+
+class Orders:
+    """The journal's rows about Heat's stacks and resources."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def write(self, connection: sa.Connection, row: Resource, decision: Decision,
+              owner: ServiceRow, taker_id: str) -> None:
+        """Write what was decided about a lock, in the transaction that clears it."""
+        _insert(connection, RESOURCE, f'{RESOURCE}:{row.stack.id}:{row.id}', row.generation,
+                taker_id, owner.engine_id, CLAIMED if decision.sends else DONE, {
+                    'plan': decision.plan, 'reason': decision.reason, **_about(row.stack),
+                    'resource': row.name, 'resource_id': row.id,
+                    'state': f'{row.action}_{row.status}', 'physical_id': row.physical_id,
+                    'replaces': row.replaces, 'blamed': owner.blamed})
+
+    def left_alone(self, connection: sa.Connection, row: Resource) -> bool:
+        """Return whether somebody has written already that this lock was left alone."""
+        return connection.execute(sa.select(_t.c.id).where(
+            _t.c.subject == f'{RESOURCE}:{row.stack.id}:{row.id}',
+            _t.c.generation == row.generation)).first() is not None
+
+    @staticmethod
+    def overtake(connection: sa.Connection, row: Resource) -> None:
+        """Remove the note that this lock was left alone: what stood in the way is gone."""
+        connection.execute(_t.delete().where(
+            _t.c.subject == f'{RESOURCE}:{row.stack.id}:{row.id}',
+            _t.c.generation == row.generation, _t.c.status == DONE))
+
+    def message(self, stack: Stack, node: graph.Node, name: str, reason: str,
+                giver_id: str) -> bool:
+        """Give the order to send the message of a node again, unless there is one.
+
+        :return: whether it was given now
+        """
+        subject = f'{MESSAGE}:{stack.id}:{node.id}:{"update" if node.is_update else "cleanup"}'
+        with self._database.autocommit() as connection:
+            before = connection.execute(
+                sa.select(_t.c.generation, _t.c.status).where(_t.c.subject == subject)
+                .order_by(_t.c.generation.desc()).limit(1)).first()
+        if before is not None and before.status != DONE:
+            return False
+        generation = 0 if before is None else before.generation + 1
+        return self._give(MESSAGE, subject, generation, giver_id,
+                          {'plan': 'send again', 'reason': reason, **_about(stack),
+                           'resource': name, 'node': list(node)})
+
+    def stack(self, stack: Stack, plan: str, reason: str, giver_id: str) -> bool:
+        """Give an order about a whole traversal: each plan once for each of them."""
+        plans = ('restart', 'time out', 'finish', Plan.FAIL)
+        return self._give(STACK, f'{STACK}:{stack.id}:{stack.traversal}', plans.index(plan),
+                          giver_id, {'plan': plan, 'reason': reason, **_about(stack)})
+
+    def _give(self, kind: str, subject: str, generation: int, giver_id: str,
+              detail: Mapping[str, Any]) -> bool:
+        try:
+            with self._database.transaction() as connection:
+                if not connection.scalar(sa.select(alive(giver_id))):
+                    return False
+                _insert(connection, kind, subject, generation, giver_id, None, CLAIMED, detail)
+        except errors.LockHeld:
+            return False
+        return True
+
+    def of(self, engine_id: str, limit: int, after: int = 0,
+           statuses: Collection[str] = OPEN) -> list[Order]:
+        """Return the open orders that an engine is to carry out, or has sent or used, oldest first.
+
+        :param after: begin behind the order with this id
+        """
+        with self._database.autocommit() as connection:
+            rows = connection.execute(
+                sa.select(*_ROW).where(
+                    _t.c.status.in_(statuses), _t.c.kind.in_(KINDS), _t.c.taken_by == engine_id,
+                    _t.c.id > after)
+                .order_by(_t.c.id).limit(limit)).all()
+        return [_order(row) for row in rows]
+
+    def find(self, order_id: int) -> Order | None:
+        """Return an order as it stands after all that was committed before, or None."""
+        with self._database.fresh() as connection:
+            row = connection.execute(sa.select(*_ROW).where(_t.c.id == order_id)).first()
+        return None if row is None else _order(row)
+
+    def claimers(self, engine_ids: Collection[str]) -> set[str]:
+        """Return those of the engines that have open orders."""
+        with self._database.autocommit() as connection:
+            return set(connection.scalars(
+                sa.select(_t.c.taken_by).distinct().where(
+                    _t.c.status.in_(OPEN), _t.c.kind.in_(KINDS),
+                    _t.c.taken_by.in_(engine_ids))))
+
+    def resent(self, stack_id: str, traversal: str) -> bool:
+        """Return whether a message of this traversal was sent again because it seemed lost."""
+        with self._database.autocommit() as connection:
+            details = connection.scalars(sa.select(_t.c.detail).where(
+                _t.c.subject.like(f'{MESSAGE}:{stack_id}:%'))).all()
+        return any(stored.mapping(detail).get('traversal') == traversal for detail in details)
+
+    def deaths(self, connection: sa.Connection, stack: Stack, name: str) -> list[str]:
+        """Return the engines that died working on a resource in its stack's present operation.
+
+        A rollback belongs to what it rolls back.
+        """
+        found: dict[str, None] = {}
+        for row in connection.execute(sa.select(_t).where(sa.or_(
+                *(_t.c.subject.like(f'{kind}:{stack.id}:%') for kind in (RESOURCE, MESSAGE))))):
+            detail = stored.mapping(row.detail)
+            if detail.get('resource') != name or (
+                    stack.action != 'ROLLBACK' and detail.get('operation') != stack.operation):
+                continue
+            if detail.get('blamed') and row.engine_id:
+                found[row.engine_id] = None
+            found.update((str(step['engine']), None) for step in detail.get('story', ())
+                         if step.get('what') == 'died')
+        return list(found)
+
+    def adopt(self, owner: ServiceRow, taker_id: str, limit: int) -> list[Order]:
+        """Take over open orders of an ended engine; each begins anew.
+
+        :return: those whose compare-and-swap this engine has won
+        """
+        def won(order: Order) -> bool:
+            what = 'died' if order.status == USED and owner.blamed else 'ended'
+            return self._step(order.id, what, owner.engine_id, CLAIMED, taker_id,
+                              _t.c.status == order.status, _t.c.taken_by == owner.engine_id,
+                              ended(owner.engine_id), alive(taker_id))
+
+        return [order for order in self.of(owner.engine_id, limit) if won(order)]
+
+    def sending(self, order: Order, sender_id: str, seen: list[list[int | None]]) -> bool:
+        """Note, before it is done, that a message goes out; return whether it may.
+
+        :param seen: the rows that may be at work, as they stand; see :attr:`Order.seen`
+        """
+        return self._step(order.id, SENT, sender_id, SENT, sender_id,
+                          _t.c.status.in_((CLAIMED, SENT)), _t.c.taken_by == sender_id,
+                          alive(sender_id), seen=seen)
+
+    def use(self, order_id: int, receiver_id: str) -> bool:
+        """Use up the token of a message; return whether it is this receiver that may act on it."""
+        return self._step(order_id, USED, receiver_id, USED, receiver_id,
+                          _t.c.status == SENT, _t.c.kind.in_(KINDS), alive(receiver_id))
+
+    def give_back(self, order_id: int, receiver_id: str) -> bool:
+        """Return a token that was used in vain; the order is sent again, by this receiver."""
+        return self._step(order_id, 'failed', receiver_id, CLAIMED, receiver_id,
+                          _t.c.status == USED, _t.c.taken_by == receiver_id)
+
+    def close(self, order_id: int, engine_id: str, outcome: str) -> bool:
+        """Write what became of an order."""
+        return self._step(order_id, outcome, engine_id, DONE, engine_id,
+                          _t.c.status.in_(OPEN), _t.c.taken_by == engine_id, outcome=outcome)
+
+    def _step(self, order_id: int, what: str, engine_id: str, status: str, taken_by: str,
+              *where: sa.ColumnElement[bool], **more: object) -> bool:
+        """Take one step of an order, if it stands as expected, and add it to its story."""
+        with self._database.transaction() as connection:
+            row = connection.execute(
+                sa.select(_t.c.detail, sa.cast(times.now(), sa.String()).label('now'))
+                .where(_t.c.id == order_id, *where).with_for_update()).first()
+            if row is None:
+                return False
+            detail = stored.mapping(row.detail)
+            detail.update(more)
+            detail['story'] = [*detail.get('story', ()),
+                               {'at': row.now[:19], 'what': what, 'engine': engine_id}]
+            return connection.execute(
+                _t.update().where(_t.c.id == order_id, *where)
+                .values(status=status, taken_by=taken_by, updated_at=times.now(),
+                        detail=json.dumps(detail))).rowcount == 1
+
+
+def _about(stack: Stack) -> dict[str, Any]:
+    return {'stack_id': stack.id, 'stack_name': stack.name, 'operation': stack.operation,
+            'traversal': stack.traversal}
+
+
+def _insert(connection: sa.Connection, kind: str, subject: str, generation: int, taker_id: str,
+            owner_id: str | None, status: str, detail: Mapping[str, Any]) -> None:
+    connection.execute(_t.insert().values(
+        kind=kind, subject=subject, generation=generation, engine_id=owner_id, taken_by=taker_id,
+        pieces=1, status=status, detail=json.dumps(detail), created_at=times.now(),
+        updated_at=times.now()))

@@ -1,0 +1,240 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The sweep: stacks that hang though no dead engine holds anything of theirs.
+
+Heat acknowledges a message before it acts on it.  Whatever an engine has taken and not yet
+locked, or done and not yet passed on, is lost with it, and leaves no lock; so is what the queue
+loses, and what an engine drops while it stops.  The evidence is in the graph alone
+(:mod:`.graph`): a node that is ready, not done, held by nobody, and *quiet*.
+
+**Quiet** is a thing that this observer has seen with its own eyes: nothing of the stack, no
+atomic_key of a resource or sync point, has moved for ``lost_message_time`` on its own clock.  What
+is compared is the state, not a stream of events, so a pause or an outage in between hides
+nothing.  While a live engine works on one resource for long, the others are judged all the
+same, as they do not move either.
+
+What may be quiet and is not lost: a resource that waits at a hook for its user, one that waits
+for its nested stack, and a message that still stands in a long queue.  The first two are seen;
+the third is sent twice.  Heat does nothing twice for that, but for one thing, which
+:mod:`.bridge` prevents: a check that finds its resource locked interrupts the nested stack.
+
+Four more ends that nobody else would bring about:
+
+* a traversal that was **never written out**, as its engine died in between, is restarted once;
+* a stack past its **timeout** is timed out, though nobody works on it;
+* an **end that was not carried through** (completed and not purged, failed and not rolled
+  back) is;
+* what cannot be restarted safely is **failed**, with the reason.
+
+One engine sweeps for all, the eldest that beats.  Nothing rests on that: whatever is decided
+is an order (:mod:`.orders`), unique by its subject.
+
+It costs one statement a sweep, and two for each 200 stacks in progress; a stack is read in
+full only when it has been quiet.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+
+from heat_liveness import clock as clocks
+from heat_liveness.heat import graph
+from heat_liveness.heat.plans import Plan, Resource, Stack
+from heat_liveness.heat.rows import HeatRows, View
+
+LOG = logging.getLogger(__name__)
+
+_AT_ONCE = 50
+"""How many quiet stacks are read in full in one sweep; the rest have their turn in the next."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What a sweep goes by; times in seconds."""
+
+    lost_message_time: float
+    stack_timeout: float
+    """How long an operation may take where its stack does not say."""
+    abandons: bool = False
+    """Whether a DELETE may be an abandon."""
+    preempts: bool = False
+    """Whether a message sent twice could interrupt a nested stack, as somebody knows no tokens."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """A stack that hangs, why, and what is to be done; with a node, to send its message again."""
+
+    stack: Stack
+    plan: str
+    reason: str
+    node: graph.Node | None = None
+    name: str = ''
+
+
+class Sweep:
+    """One observer's view of all stacks.  For use by one thread."""
+
+    def __init__(self, rows: HeatRows, clock: clocks.Clock) -> None:
+        self._rows = rows
+        self._clock = clock
+        self._seen: dict[str, tuple[object, float]] = {}
+        """What was seen of each stack, and since when it has not changed."""
+
+    def look(self, policy: Policy, only: str | None = None) -> list[Finding]:
+        """Look at all stacks once, and return what hangs.
+
+        :param only: the one stack to look at
+        :raises DatabaseError: what was seen before stays
+        """
+        candidates = {stack.id: (stack, age) for stack, age in self._rows.candidates()
+                      if only in {None, stack.id}}
+        now = self._clock.now()
+        prints = self._rows.prints(candidates)
+        self._seen = {
+            stack_id: self._seen[stack_id]
+            if self._seen.get(stack_id, (None,))[0] == (candidates[stack_id][0], print_)
+            else ((candidates[stack_id][0], print_), now)
+            for stack_id, print_ in prints.items()}
+        found: list[Finding] = []
+        for stack, age in candidates.values():
+            timeout = (stack.timeout_minutes or 0) * 60 or policy.stack_timeout
+            if stack.status == 'IN_PROGRESS' and age > timeout:
+                found.append(Finding(stack, 'time out', f'its {stack.action} began {age:.0f} s ago '
+                                     f'and may take {timeout:g} s'))
+        late = {finding.stack.id for finding in found}
+        quiet = [stack_id for stack_id, (_, since) in self._seen.items()
+                 if now - since >= policy.lost_message_time and stack_id not in late]
+        for stack_id in quiet[:_AT_ONCE]:
+            found += self._examine(stack_id, policy)
+            # It is examined again when as much time has passed.
+            self._seen[stack_id] = (self._seen[stack_id][0], now)
+        return found
+
+    def _examine(self, stack_id: str, policy: Policy) -> list[Finding]:
+        view = self._rows.view(stack_id)
+        if view is None or view.stack != self._seen[stack_id][0][0]:  # type: ignore[index]
+            return []
+        if view.problem:
+            LOG.warning('Stack %s (%s) does not move, and nothing is done about it: %s.',
+                        view.stack.name, stack_id, view.problem)
+            return []
+        return list(self.examine(view, policy))
+
+    def examine(self, view: View, policy: Policy) -> Iterator[Finding]:
+        """Tell what hangs in a stack that is quiet."""
+        stack = view.stack
+        if stack.status != 'IN_PROGRESS':
+            yield Finding(stack, 'finish', f'its end as {stack.action}_{stack.status} was not '
+                          f'carried through')
+        elif not view.traversal.written:
+            yield _never_written(stack, policy)
+        elif not view.traversal.requires:
+            yield Finding(stack, 'finish', 'it has nothing to do and did not end')
+        elif due := view.traversal.due():
+            for node in due:
+                yield from self._lost(view, node, policy)
+        else:
+            # Each node has reported.  A root that reports once more brings the end about.
+            root = view.traversal.roots()[0]
+            yield Finding(stack, 'send again', 'all its resources are done and it did not end',
+                          root, _name(view, root))
+
+    def _lost(self, view: View, node: graph.Node, policy: Policy) -> Iterator[Finding]:
+        rows = workers(view, node)
+        if any(row.engine_id is not None for row in rows):
+            # Somebody works on it; if that is a dead engine, its lock is taken over.
+            return
+        children = [child for child in map(view.child, rows) if child is not None]
+        if any(child.in_progress for child in children):
+            return
+        if self._rows.hooked([row.id for row in rows]):
+            return
+        if view.stack.action == 'DELETE' and policy.abandons:
+            yield Finding(view.stack, Plan.FAIL, _ABANDON)
+            return
+        if view.stack.action == 'ADOPT' and any(row.action == 'INIT' for row in rows):
+            yield Finding(view.stack, Plan.FAIL, _adopt(_name(view, node)))
+            return
+        if children and policy.preempts:
+            LOG.warning(
+                'The message of resource %s of stack %s (%s) seems lost. It is not sent again, as '
+                'engines without this package would interrupt its nested stack if it was not: '
+                'update the stack.', _name(view, node), view.stack.name, view.stack.id)
+            return
+        yield Finding(view.stack, 'send again',
+                      f'nothing has moved for {policy.lost_message_time:g} s', node,
+                      _name(view, node))
+
+
+_ABANDON = ('stacks may be abandoned here, and nothing tells whether this one is to be deleted or '
+            'abandoned: delete it or abandon it again')
+
+
+def _adopt(what: str) -> str:
+    return (f'what {what} was to be adopted from is not kept: delete or abandon the stack and '
+            f'adopt it again')
+
+
+def _never_written(stack: Stack, policy: Policy) -> Finding:
+    if stack.action == 'DELETE' and policy.abandons:
+        return Finding(stack, Plan.FAIL, _ABANDON)
+    if stack.action == 'ADOPT':
+        return Finding(stack, Plan.FAIL, _adopt('it'))
+    if stack.action == 'SNAPSHOT':
+        # Its traversal is the snapshot's id, so there can be no other.
+        return Finding(stack, Plan.FAIL, 'the engine that began the snapshot has died: take it '
+                       'again')
+    return Finding(stack, 'restart', 'its traversal was never written out')
+
+
+def workers(view: View, node: graph.Node) -> list[Resource]:
+    """Return the rows that may be at work for a node: its own, and that of its replacement.
+
+    The newest first.  A row that is a node itself works for itself.
+    """
+    if node.kind != graph.RESOURCE or not isinstance(node.id, int):
+        return []
+    own = [view.resources[node.id]] if node.id in view.resources else []
+    if not node.is_update:
+        return own
+    replacements = [row for row in view.resources.values()
+                    if node.id in view.ancestors(row) and _free(view, row)
+                    and (row.action, row.status) != ('DELETE', 'COMPLETE')]
+    return sorted(replacements, key=lambda row: -row.id) + own
+
+
+def _free(view: View, row: Resource) -> bool:
+    return not any(graph.Node(row.id, is_update) in view.traversal for is_update in (True, False))
+
+
+def target(view: View, node: graph.Node) -> int | str | None:
+    """Return the row that is to be checked for a node; None if there is none any more.
+
+    A replacement is checked itself, unless it failed: another is made from the original then.
+    A nested stack is never replaced again, it is updated.
+    """
+    if node.kind != graph.RESOURCE:
+        return node.id
+    rows = workers(view, node)
+    for row in rows:
+        if row.id == node.id or row.status != 'FAILED' or view.child(row) is not None:
+            return row.id
+    return None
+
+
+def _name(view: View, node: graph.Node) -> str:
+    rows = workers(view, node)
+    return rows[0].name if rows else str(node)
+
+
