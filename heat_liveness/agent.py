@@ -66,10 +66,12 @@ class Liveness:
     def __init__(self, identity: engines.Identity, settings: conf.Settings, database: Database,
                  work: WorkFactory, *, clock: clocks.Clock | None = None,
                  timer: membership.Timer | None = None, chance: random.Random | None = None,
+                 configuration: Any = None,
                  end: Callable[[str], None] = end_process) -> None:
         """Put the parts together; nothing is started and nothing written.
 
         :param work: makes the work store
+        :param configuration: where the options come from, for the work store
         :param end: ends the process when the engine is dead
         :raises ConfigError: the kernel gives no timer on CLOCK_BOOTTIME
         """
@@ -84,7 +86,8 @@ class Liveness:
         self.membership = membership.Membership(
             identity, settings, members, self.gate, timer or _kernel_timer(), self._clock, chance)
         self.work = work(Context(identity=identity, settings=settings, database=database,
-                                 members=members, gate=self.gate, clock=self._clock))
+                                 members=members, gate=self.gate, clock=self._clock,
+                                 configuration=configuration))
         self.observer = detection.Observer(self.membership, settings, members, self._clock)
         self.takeover = takeover.Takeover(identity, settings, self.work, members,
                                           Journal(database), self.gate, self._clock, chance)

@@ -113,6 +113,11 @@ OPTIONS: list[cfg.Opt] = [
                       'message of its traversal that nobody works on is taken for lost and sent '
                       'again. Longer than the pause of Heat between two tries of a resource (34 '
                       'with action_retry_limit 5).'),
+    cfg.FloatOpt('observed_down_time', default=240.0, min=1.0, max=86400.0, mutable=True,
+                 help='Seconds without a beat in the service table of Heat itself, and without an '
+                      'answer to two pings, after which an engine that does not run this package '
+                      'is taken for dead; never less than three of its report intervals. Nothing '
+                      'stops such an engine from coming back, so this is long.'),
     cfg.FloatOpt('sweep_interval', default=10.0, min=0.05, max=3600.0, mutable=True,
                  help='Seconds between two looks at all stacks in progress, for lost messages and '
                       'timeouts. One engine looks for all.'),
@@ -182,6 +187,7 @@ class Settings:
     max_takeovers: int = 3
     lost_message_time: float = 40.0
     sweep_interval: float = 10.0
+    observed_down_time: float = 240.0
     max_tasks: int = 16
     workers: int = 1
     host: str = dataclasses.field(default_factory=socket.gethostname)

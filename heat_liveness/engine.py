@@ -38,6 +38,9 @@ import uuid
 
 PROTOCOL_VERSION = 1
 
+OBSERVED = 0
+"""The protocol of an engine that knows none of ours: others have written its row."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Process:

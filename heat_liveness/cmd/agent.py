@@ -169,7 +169,8 @@ class Worker:
         identity = engines.Identity.new(host=settings.host, hostname=socket.gethostname(),
                                         binary=settings.binary, topic=settings.topic)
         live = agent.Liveness(identity, settings, agent.database(self.config, settings),
-                              lambda context: self._driver(context, self._handlers))
+                              lambda context: self._driver(context, self._handlers),
+                              configuration=self.config)
         self._live = live
 
         def joined() -> None:

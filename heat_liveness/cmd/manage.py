@@ -46,7 +46,7 @@ PROGRAM = 'heat-liveness-manage'
 EXIT_FAILED = 1
 SYNC_SECONDS = 90.0
 """How long one statement of ``db sync`` may take: it waits for another sync, and alters tables."""
-_KINDS = ('death', 'takeover', 'quarantine', 'operator', 'resource')
+_KINDS = ('death', 'takeover', 'quarantine', 'operator', 'resource', 'message', 'stack')
 _STATUSES = ('in_progress', 'complete', 'failed', 'released', 'quarantined')
 
 Command = Callable[['Database', conf.Settings, Any], str]
@@ -79,7 +79,7 @@ def _run(config: cfg.ConfigOpts) -> str:
     from heat_liveness.db.database import Database
 
     settings = conf.Settings.from_conf(config)
-    group, action = config.command.name, config.command.action
+    group, action = config.command.name, getattr(config.command, 'action', '')
     tables = group == 'db'
     database = Database(
         config.database.connection, parameters=config.database.connection_parameters,
@@ -88,6 +88,9 @@ def _run(config: cfg.ConfigOpts) -> str:
     try:
         if not tables:
             schema.require(database)
+        if group == 'recover':
+            from heat_liveness.cmd import recover
+            return recover.once(config, settings, config.command)
         return _command(group, action)(database, settings, config.command)
     finally:
         database.close()
@@ -123,6 +126,7 @@ def _add_parsers(groups: Any) -> None:
     _add_service(_group(groups, 'service', 'the engines'))
     _add_lock(_group(groups, 'lock', 'the work of heat-liveness-agent and its like'))
     _add_takeover(_group(groups, 'takeover', 'the journal of deaths, takeovers and commands'))
+    _add_recover(groups)
 
 
 def _group(groups: Any, name: str, text: str) -> Any:
@@ -178,6 +182,17 @@ def _add_takeover(actions: Any) -> None:
     _add_limit(parser)
     parser = _action(actions, 'show', 'show one entry with its details', formats=True)
     parser.add_argument('id', metavar='ID', type=_positive)
+
+
+def _add_recover(groups: Any) -> None:
+    text = 'recover, in one go, what dead engines have left behind'
+    parser = groups.add_parser('recover', help=text, description=text)
+    parser.add_argument('--once', action='store_true', required=True,
+                        help='recover and end; heat-liveness-agent goes on for ever')
+    parser.add_argument('--dry-run', action='store_true',
+                        help='only say what would be done, and why; write nothing')
+    parser.add_argument('--stack', metavar='ID', help='only this stack')
+    parser.add_argument('--driver', default='heat', help='what is recovered (default: %(default)s)')
 
 
 def _add_limit(parser: Any) -> None:

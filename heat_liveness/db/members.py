@@ -16,6 +16,7 @@ Each statement that acts on behalf of an engine says in its own WHERE that this 
 alive, so that one begun after its engine's death was visible changes nothing.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -144,6 +145,26 @@ class Members:
             connection.execute(joining(
                 identity, report_interval=report_interval, fence_time=fence_time, state='up',
                 report_count=report_count))
+
+    def introduce(self, engine_id: str, host: str, hostname: str, binary: str, topic: str,
+                  report_interval: float) -> ServiceRow | None:
+        """Write a row for an engine that writes none itself, unless there is one; return it.
+
+        Its protocol is :data:`engines.OBSERVED`, so that nobody judges it by its beats.
+        """
+        with contextlib.suppress(errors.LockHeld), self._database.autocommit() as connection:
+            connection.execute(_t.insert().values(
+                engine_id=engine_id, host=host, hostname=hostname, binary=binary, topic=topic,
+                report_interval=report_interval, fence_time=0, protocol=engines.OBSERVED,
+                state='up', report_count=0, created_at=times.now(), updated_at=times.now(), pid=0,
+                start_time=0, pid_namespace=0, time_namespace=0, boot_id='', mass=False))
+        return self.read(engine_id)
+
+    def disown(self, engine_id: str) -> bool:
+        """Remove the row that was written for an engine; return whether there was one."""
+        with self._database.autocommit() as connection:
+            return connection.execute(_t.delete().where(
+                _t.c.engine_id == engine_id, _t.c.protocol == engines.OBSERVED)).rowcount == 1
 
     def beat(self, engine_id: str) -> bool:
         """Raise the count and write the database's time; return whether a live row was there.

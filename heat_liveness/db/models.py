@@ -28,6 +28,8 @@ VERSION_TABLE = 'liveness_alembic_version'
 VERSION = '0001'
 """The newest revision in ``migrations/``: these tables."""
 
+FOREVER_SECONDS = 10 * 366 * 86400.0
+
 LIVE = ('up', 'draining')
 ENDED = ('dead', 'left')
 

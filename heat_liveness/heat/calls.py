@@ -31,7 +31,9 @@ from heat.common import messaging
 from heat.engine import check_resource, sync_point
 from heat.engine import stack as heat_stack
 from heat.objects import stack as stack_objects
-from heat.rpc import worker_api, worker_client
+from heat.rpc import listener_client, worker_api, worker_client
+from keystoneauth1 import loading
+from oslo_config import cfg
 from oslo_utils import uuidutils
 
 from heat_liveness.heat import graph
@@ -55,8 +57,11 @@ class _Here:
 def load(stack_id: str) -> heat_stack.Stack | None:
     """Load a stack with its owner's credentials; None if it is gone."""
     try:
-        stack = heat_stack.Stack.load(heat_context.get_admin_context(), stack_id,
-                                      use_stored_context=True)
+        context = heat_context.get_admin_context()
+        found = stack_objects.Stack.get_by_id(context, stack_id, show_deleted=True)
+        # Its credentials go before it does.
+        stack = heat_stack.Stack.load(context, stack_id, use_stored_context=bool(
+            found is None or found.user_creds_id or found.owner_id))
     except heat_exception.NotFound:
         return None
     stack.thread_group_mgr = _Here()
@@ -148,6 +153,15 @@ def fail(stack: heat_stack.Stack, reason: str, *, roll_back: bool = True) -> boo
     return True
 
 
+def ping(engine_id: str) -> bool:
+    """Return whether an engine answers over the message queue.
+
+    :raises Exception: the queue is away
+    """
+    return bool(listener_client.EngineListenerClient(engine_id).is_alive(
+        heat_context.get_admin_context()))
+
+
 def finish(stack: heat_stack.Stack) -> None:
     """Carry the end of a traversal through that somebody began and did not finish."""
     if stack.status == stack.IN_PROGRESS:
@@ -159,6 +173,22 @@ def finish(stack: heat_stack.Stack) -> None:
         stack.rollback()
     else:
         stack.purge_db()
+
+
+def end_delete(stack: heat_stack.Stack) -> None:
+    """Delete a stack whose resources are gone, and with them the trust of its owner.
+
+    It had failed only at the project of its users, as the trust was what it asked with.
+    """
+    # The account of Heat's own service, in this process only; no message carries it.
+    context = heat_context.get_admin_context()
+    context._auth_plugin = loading.load_auth_from_conf_options(cfg.CONF, 'trustee')
+    if stack.stack_user_project_id:
+        context.clients.client('keystone').delete_stack_domain_project(
+            project_id=stack.stack_user_project_id)
+    stack.context = context
+    if stack.state_set(stack.DELETE, stack.COMPLETE, 'Stack DELETE completed successfully'):
+        stack_objects.Stack.delete(context, stack.id)
 
 
 def authenticate_early(life: object, original: Callable[..., Any]) -> Callable[..., Any]:

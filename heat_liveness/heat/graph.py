@@ -30,8 +30,9 @@ Pure functions of what was read; nothing here asks a database or Heat.
 """
 
 import ast
+import contextlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 RESOURCE = 'resource'
@@ -58,9 +59,14 @@ class Point(NamedTuple):
 
 
 def node(parts: Iterable[Any]) -> Node:
-    """Return a node from its form in ``current_deps`` or in a sync point."""
-    identity, is_update, *kind = parts
-    return Node(identity, bool(is_update), *kind)
+    """Return a node from its form in ``current_deps`` or in a sync point.
+
+    :raises ValueError: it is not what Heat writes
+    """
+    with _written_by_heat():
+        identity, is_update, *kind = parts
+        hash(identity)
+        return Node(identity, bool(is_update), *kind)
 
 
 def reported(input_data: str | None) -> frozenset[Node]:
@@ -68,8 +74,9 @@ def reported(input_data: str | None) -> frozenset[Node]:
 
     :raises ValueError: it is not what Heat writes
     """
-    found = json.loads(input_data or '{}').get('input_data') or {}
-    return frozenset(node(ast.literal_eval(key.partition(':')[2])) for key in found)
+    with _written_by_heat():
+        found = json.loads(input_data or '{}').get('input_data') or {}
+        return frozenset(node(ast.literal_eval(key.partition(':')[2])) for key in found)
 
 
 def edges(current_deps: str | None) -> list[tuple[Node, Node | None]] | None:
@@ -77,11 +84,20 @@ def edges(current_deps: str | None) -> list[tuple[Node, Node | None]] | None:
 
     :raises ValueError: it is not what Heat writes
     """
-    found = json.loads(current_deps or 'null')
-    if not found:
-        return None
-    return [(node(requirer), None if required is None else node(required))
-            for requirer, required in found['edges']]
+    with _written_by_heat():
+        found = json.loads(current_deps or 'null')
+        if not found:
+            return None
+        return [(node(requirer), None if required is None else node(required))
+                for requirer, required in found['edges']]
+
+
+@contextlib.contextmanager
+def _written_by_heat() -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, SyntaxError, RecursionError) as error:
+        raise ValueError(f'Heat does not write this: {error!r}') from error
 
 
 class Traversal:

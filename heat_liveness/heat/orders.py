@@ -202,7 +202,7 @@ class Orders:
 
     def stack(self, stack: Stack, plan: str, reason: str, giver_id: str) -> bool:
         """Give an order about a whole traversal: each plan once for each of them."""
-        plans = ('restart', 'time out', 'finish', Plan.FAIL)
+        plans = ('restart', 'time out', 'finish', Plan.FAIL, 'end the delete')
         return self._give(STACK, f'{STACK}:{stack.id}:{stack.traversal}', plans.index(plan),
                           giver_id, {'plan': plan, 'reason': reason, **_about(stack)})
 
@@ -231,6 +231,15 @@ class Orders:
                 .order_by(_t.c.id).limit(limit)).all()
         return [_order(row) for row in rows]
 
+    def by(self, engine_id: str) -> list[Order]:
+        """Return all orders in which an engine has had a part, the oldest first."""
+        with self._database.autocommit() as connection:
+            rows = connection.execute(
+                sa.select(*_ROW).where(_t.c.kind.in_(KINDS), sa.or_(
+                    _t.c.taken_by == engine_id, _t.c.detail.contains(engine_id, autoescape=True)))
+                .order_by(_t.c.id)).all()
+        return [_order(row) for row in rows]
+
     def find(self, order_id: int) -> Order | None:
         """Return an order as it stands after all that was committed before, or None."""
         with self._database.fresh() as connection:
@@ -244,6 +253,23 @@ class Orders:
                 sa.select(_t.c.taken_by).distinct().where(
                     _t.c.status.in_(OPEN), _t.c.kind.in_(KINDS),
                     _t.c.taken_by.in_(engine_ids))))
+
+    def abandoned(self) -> set[str]:
+        """Return the engines, of whatever kind, that have ended with open orders."""
+        with self._database.autocommit() as connection:
+            return set(connection.scalars(
+                sa.select(_t.c.taken_by).distinct()
+                .join(models.service, models.service.c.engine_id == _t.c.taken_by)
+                .where(_t.c.status.in_(OPEN), _t.c.kind.in_(KINDS),
+                       models.service.c.state.in_(models.ENDED))))
+
+    def known(self, stack: Stack) -> bool:
+        """Return whether there was an order about a stack in its present operation."""
+        with self._database.autocommit() as connection:
+            details = connection.scalars(sa.select(_t.c.detail).where(sa.or_(
+                *(_t.c.subject.like(f'{kind}:{stack.id}:%') for kind in KINDS)))).all()
+        return any(stored.mapping(detail).get('operation') == stack.operation
+                   for detail in details)
 
     def resent(self, stack_id: str, traversal: str) -> bool:
         """Return whether a message of this traversal was sent again because it seemed lost."""

@@ -41,7 +41,7 @@ _HOOKS = tuple(f'{when}-{action}' for when in ('pre', 'post')
 _stack = sa.table('stack', *map(sa.column, (
     'id', 'name', 'action', 'status', 'convergence', 'current_traversal', 'current_deps',
     'deleted_at', 'owner_id', 'parent_resource_name', 'raw_template_id',
-    'prev_raw_template_id', 'timeout')),
+    'prev_raw_template_id', 'timeout', 'status_reason')),
     sa.column('created_at', sa.DateTime()), sa.column('updated_at', sa.DateTime()))
 _resource = sa.table('resource', *map(sa.column, (
     'id', 'name', 'action', 'status', 'status_reason', 'engine_id', 'atomic_key', 'stack_id',
@@ -67,6 +67,8 @@ class Rules:
     max_takeovers: int
     abandons: bool = False
     """Whether this Heat lets stacks be abandoned, so that a DELETE may be an abandon."""
+    only: str | None = None
+    """The one stack that is recovered."""
     fenced: bool = True
     """Whether the engines that are recovered cannot come back and write."""
 
@@ -176,7 +178,7 @@ class HeatRows:
         decided: list[tuple[Resource, Decision]] = []
         views: dict[str, View] = {}
         with self._database.transaction() as connection:
-            for row in _held(connection, owner.engine_id, limit + len(known)):
+            for row in _held(connection, owner.engine_id, limit + len(known), rules.only):
                 if (row.id, row.generation) in known or len(decided) >= limit:
                     continue
                 if row.stack.id not in views:
@@ -211,7 +213,7 @@ class HeatRows:
         views: dict[str, View] = {}
         decided = []
         with self._database.fresh() as connection:
-            for row in _held(connection, owner.engine_id, None):
+            for row in _held(connection, owner.engine_id, None, rules.only):
                 if row.stack.id not in views:
                     views[row.stack.id] = _view(connection, row.stack)
                 decided.append((row, self._decide(connection, row, views[row.stack.id], owner,
@@ -240,6 +242,15 @@ class HeatRows:
                 times.age(beat) <= 3 * _service.c.report_interval)))
             ours = set(connection.scalars(sa.select(models.service.c.engine_id)))
         return theirs - ours
+
+    def half_deleted(self) -> list[Stack]:
+        """Return the stacks whose delete we helped along and that failed at their project."""
+        with self._database.autocommit() as connection:
+            rows = connection.execute(sa.select(*_STACK).where(
+                _stack.c.action == 'DELETE', _stack.c.status == 'FAILED',
+                _stack.c.deleted_at.is_(None), _stack.c.convergence.is_(sa.true()),
+                _stack.c.status_reason.like('Error deleting project%'))).all()
+        return [stack for stack in map(_as_stack, rows) if self.orders.known(stack)]
 
     def untouched(self, order: orders.Order) -> bool:
         """Return whether the resource is as the takeover left it: nobody has taken it up."""
@@ -314,9 +325,11 @@ def _at_work(connection: sa.Connection) -> dict[str, Stack]:
     return {row.id: _as_stack(row) for row in rows}
 
 
-def _held(connection: sa.Connection, engine_id: str, limit: int | None) -> list[Resource]:
+def _held(connection: sa.Connection, engine_id: str, limit: int | None,
+          only: str | None) -> list[Resource]:
     """Lock resources that an engine holds, passing by those another survivor has locked."""
-    stacks = _at_work(connection)
+    stacks = {stack_id: stack for stack_id, stack in _at_work(connection).items()
+              if only in {None, stack_id}}
     found: list[Resource] = []
     for ids in _chunks(sorted(stacks, key=lambda each: (stacks[each].status != 'IN_PROGRESS',
                                                         each))):
@@ -363,7 +376,7 @@ def _view(connection: sa.Connection, stack: Stack) -> View:
         traversal = graph.Traversal(stack.id, graph.edges(deps), [
             graph.Point(row.entity_id, bool(row.is_update), graph.reported(row.input_data))
             for row in points])
-    except (ValueError, KeyError, TypeError, SyntaxError, AttributeError) as error:
+    except ValueError as error:
         # One row that somebody has edited must not stand in the way of all others.
         traversal = graph.Traversal(stack.id, None, ())
         problem = f'the graph of its stack cannot be read ({error})'

@@ -60,10 +60,11 @@ _WAIT_SECONDS = 5.0
 class HeatWork:
     """The work store of a heat-engine."""
 
-    fenced = True
-    """Whether the engines that are recovered cannot come back and write."""
+    def __init__(self, context: Context, only: str | None = None) -> None:
+        """Begin with nothing taken.
 
-    def __init__(self, context: Context) -> None:
+        :param only: the one stack that is recovered; all for None
+        """
         self.doubts = False
         self._me = context.identity.engine_id
         self._identity = context.identity
@@ -84,12 +85,14 @@ class HeatWork:
         self._swept: float | None = None
         self._followed: float | None = None
         self._draining = False
+        self._only = only
 
-    @property
-    def rules(self) -> rows.Rules:
-        """What decides beside the rows themselves."""
-        return rows.Rules(max_takeovers=self._settings.max_takeovers,
-                          abandons=bool(cfg.CONF.enable_stack_abandon), fenced=self.fenced)
+    def rules(self, owner: ServiceRow) -> rows.Rules:
+        """Return what decides beside the rows themselves."""
+        return rows.Rules(max_takeovers=self._settings.max_takeovers, only=self._only,
+                          abandons=bool(cfg.CONF.enable_stack_abandon),
+                          # One that never beat for us has no fence.
+                          fenced=owner.judged)
 
     def claim(self, owner: ServiceRow) -> Claim:
         """Take over locked resources and open orders of an ended engine; see :class:`Claim`."""
@@ -102,7 +105,8 @@ class HeatWork:
         try:
             adopted = self._orders.adopt(owner, self._me, room)
             decided = self._rows.take_over(owner, self._me, room,
-                                           self._left_alone | set(self._waiting), self.rules)
+                                           self._left_alone | set(self._waiting),
+                                           self.rules(owner))
         except errors.UnclearOutcome:
             self.doubts = True
             raise
@@ -167,13 +171,24 @@ class HeatWork:
             self.reclaim()
         elif self._alone is not None and not self._alone_is_busy():
             self.reclaim()
-        if self._swept is not None and now - self._swept < self._settings.sweep_interval:
-            return
-        self._swept = now
+        if self._swept is None or now - self._swept >= self._settings.sweep_interval:
+            self._swept = now
+            self._look_at_all()
+
+    def _look_at_all(self) -> None:
         if self._members.eldest(self._identity, self._settings.candidate_age) == self._me:
-            for finding in self._sweep.look(self.policy):
+            for finding in self._sweep.look(self.policy, self._only):
                 self._give(finding)
+            for engine_id in self._orders.abandoned():
+                giver = self._members.read(engine_id)
+                if giver is not None:
+                    self._carry_out(self._orders.adopt(giver, self._me, _ORDERS_AT_ONCE))
             self.reclaim()
+
+    @property
+    def idle(self) -> bool:
+        """Whether this engine has no order open: all that it has begun has come to its end."""
+        return not self._orders.of(self._me, 1)
 
     @property
     def policy(self) -> sweep.Policy:
@@ -385,6 +400,9 @@ def _resume_stack(order: orders.Order, stack: Any) -> str:
         return _fail(stack, 'Timed out')
     if order.plan == Plan.FAIL:
         return _fail(stack, order.reason)
+    if order.plan == 'end the delete':
+        calls.end_delete(stack)
+        return 'it is deleted'
     calls.finish(stack)
     return 'its end was carried through'
 

@@ -19,7 +19,7 @@ returns, and makes the work go on; :mod:`heat_liveness.takeover` says when.
 
 import dataclasses
 from collections.abc import Collection
-from typing import Protocol
+from typing import Any, Protocol
 
 from heat_liveness import clock as clocks
 from heat_liveness import conf, fence
@@ -38,6 +38,8 @@ class Context:
     members: Members
     gate: fence.Gate
     clock: clocks.Clock
+    configuration: Any = None
+    """Where the options come from, for a driver that has options of its own."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,164 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``heat-liveness-manage recover --once``: recovery in one go, for a cron job or an incident.
+
+It does what the agent does, once: it watches the engines that hold work and have ended, or do not
+beat, until it knows of each; takes over what the dead hold; waits until a lost message can
+be told from one that is late; has all of it carried out; and leaves.
+
+With ``--dry-run`` it writes nothing, and says of each stack and resource what would be done, and
+why.  It asks only what it can see at once: an engine that is recorded as dead or has left, and
+stacks that did not move while it looked.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from heat_liveness import agent, conf, errors
+from heat_liveness import clock as clocks
+from heat_liveness import engine as engines
+from heat_liveness.db.database import Database
+from heat_liveness.db.journal import Journal
+from heat_liveness.db.members import Members
+from heat_liveness.heat import observed, orders, rows, standalone, sweep
+
+BINARY = 'heat-liveness-recover'
+
+_STEP_SECONDS = 1.0
+_LANDING_SECONDS = 120.0
+"""How long a message may take to be acted on before the command no longer waits for it."""
+
+
+def recover(configuration: Any, settings: conf.Settings, *, dry_run: bool,
+            only: str | None, say: Callable[[str], None]) -> str:
+    """Recover once, or say what would be done; return what to print.
+
+    :param only: the id of the one stack to recover
+    :param say: tells whoever waits what is being waited for
+    :raises LivenessError: it could not be done
+    """
+    try:
+        standalone.prepare(configuration)
+    except ImportError as error:
+        raise errors.ConfigError(
+            f'Heat cannot be imported ({error}): run this command in the environment of '
+            f'heat-engine.') from error
+    if dry_run:
+        return _tell(configuration, settings, only, say)
+    return _do(configuration, settings, only, say)
+
+
+def _tell(configuration: Any, settings: conf.Settings, only: str | None,
+          say: Callable[[str], None]) -> str:
+    from oslo_config import cfg
+
+    database = agent.database(configuration, settings)
+    clock = clocks.BootClock()
+    heat = rows.HeatRows(database)
+    look = sweep.Sweep(heat, clock)
+    policy = sweep.Policy(
+        lost_message_time=settings.lost_message_time,
+        stack_timeout=float(cfg.CONF.stack_action_timeout),
+        abandons=bool(cfg.CONF.enable_stack_abandon), preempts=bool(heat.strangers()))
+    try:
+        look.look(policy, only)
+        say(f'Looking at the stacks for {settings.lost_message_time:g} s.')
+        time.sleep(settings.lost_message_time)
+        lines = _held(database, heat, settings, policy, only)
+        lines += [f'Stack {finding.stack.name} ({finding.stack.id}) '
+                  f'{finding.stack.action}_{finding.stack.status}'
+                  f'{f", resource {finding.name}" if finding.name else ""}: {finding.plan}, as '
+                  f'{finding.reason}.' for finding in look.look(policy, only)]
+    finally:
+        database.close()
+    return '\n'.join(lines) or 'Nothing is to be done.'
+
+
+def _held(database: Database, heat: rows.HeatRows, settings: conf.Settings, policy: sweep.Policy,
+          only: str | None) -> list[str]:
+    """Tell what would be done with the locks of engines that are not alive."""
+    members = Members(database)
+    known = {row.engine_id: row for row in members.all()}
+    lines = []
+    for row in known.values():
+        if not row.ended:
+            continue
+        rules = rows.Rules(max_takeovers=settings.max_takeovers, abandons=policy.abandons,
+                           fenced=row.judged)
+        lines += [
+            f'Stack {held.stack.name} ({held.stack.id}) {held.stack.action}_{held.stack.status}, '
+            f'resource {held.name} ({held.action}_{held.status}), held by engine {row.engine_id} '
+            f'({row.state}): {decision.plan}, as {decision.reason}.'
+            for held, decision in heat.consider(row, rules) if only in {None, held.stack.id}]
+    theirs = observed.observed(database)
+    for engine_id in sorted(heat.unknown_holders(known)):
+        beat = theirs[engine_id].beat if engine_id in theirs else None
+        lines.append(
+            f'Engine {engine_id} holds resources and does not beat for us; in the service table of '
+            f'Heat itself it beat last at {beat}. It would be watched for at least '
+            f'{settings.observed_down_time:g} s before anything is taken from it.')
+    return lines
+
+
+def _do(configuration: Any, settings: conf.Settings, only: str | None,
+        say: Callable[[str], None]) -> str:
+    clock = clocks.BootClock()
+    identity = engines.Identity.new(host=settings.host, hostname=settings.host, binary=BINARY,
+                                    topic=BINARY)
+    database = agent.database(configuration, settings)
+    live = agent.Liveness(
+        identity, settings, database,
+        lambda context: observed.ObservedWork(context, only=only), configuration=configuration)
+    live.join()
+    live.start(scanner=False)
+    work: Any = live.work
+    started = clock.now()
+    told = ''
+    try:
+        while True:
+            work.search()
+            passed = clock.now() - started
+            waits = _waits(work, settings, passed)
+            if not waits:
+                break
+            if waits != told:
+                told = waits
+                say(waits)
+            time.sleep(_STEP_SECONDS)
+        found = [_line(order) for order in orders.Orders(database).by(
+            identity.engine_id)]
+        deaths = [f'Engine {entry.engine_id} was declared dead.' for entry in Journal(
+            database).search(identity.engine_id, 'death')]
+    finally:
+        live.stop()
+    return '\n'.join([*deaths, *found]) or 'Nothing was to be done.'
+
+
+def _waits(work: Any, settings: conf.Settings, passed: float) -> str:
+    """Say what the command still waits for; nothing once all is done."""
+    if work.watcher.suspects:
+        return (f'Watching {len(work.watcher.suspects)} engines that hold resources and do not '
+                f'beat, for at least {settings.observed_down_time:g} s.')
+    if passed < settings.lost_message_time + 2 * settings.sweep_interval:
+        return f'Looking at the stacks for {settings.lost_message_time:g} s.'
+    if not work.idle and passed < (settings.observed_down_time + settings.lost_message_time
+                                   + _LANDING_SECONDS):
+        return 'Waiting until the messages have landed.'
+    return ''
+
+
+def _line(order: orders.Order) -> str:
+    outcome = order.detail.get('outcome') or order.status
+    return (f'Stack {order.stack_name} ({order.stack_id}), {order.name}: {order.plan}, as '
+            f'{order.reason}: {outcome}.')
