@@ -143,15 +143,15 @@ def decide(row: Resource, node: graph.Node | None, child: Child | None, *,
     """
     stack = row.stack
     if stack.status != 'IN_PROGRESS':
-        status = _FAILED if row.status == 'IN_PROGRESS' else None
-        return Decision(Plan.RELEASE, f'its stack is {stack.action}_{stack.status}', status=status)
+        return Decision(Plan.RELEASE, f'its stack is {stack.action}_{stack.status}',
+                        status=_failed(row))
     if stack.action == 'DELETE' and abandons:
         return Decision(
             Plan.FAIL, 'stacks may be abandoned here, and nothing tells whether this one is to be '
-            'deleted or abandoned: delete it or abandon it again', status=_FAILED)
+            'deleted or abandoned: delete it or abandon it again', status=_failed(row))
     if row.action == 'ADOPT' and stack.action == 'ADOPT':
         return Decision(Plan.FAIL, f'what resource {row.name} was to be adopted from is not kept: '
-                        f'delete or abandon the stack and adopt it again', status=_FAILED)
+                        f'delete or abandon the stack and adopt it again', status=_failed(row))
     if child is not None and child.in_progress:
         return Decision(Plan.WAIT, f'its nested stack {child.name} ({child.id}) is in progress')
     decision = _by_action(row, node, child)
@@ -218,4 +218,9 @@ def poisoned(row: Resource, engines: list[str]) -> Decision:
     """Return what is done with a resource that kills whoever works on it."""
     return Decision(
         Plan.FAIL, f'resource {row.name} killed the engines that worked on it, {len(engines)} of '
-        f'them: {", ".join(engines)}', status=_FAILED)
+        f'them: {", ".join(engines)}', status=_failed(row))
+
+
+def _failed(row: Resource) -> str | None:
+    """Return the status of a row that goes down with its stack: what has not begun stays."""
+    return _FAILED if row.status == 'IN_PROGRESS' else None
