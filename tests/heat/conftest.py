@@ -15,17 +15,19 @@
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
 
 from tests.heat.lab.heat import Lab
 
 FIGURES = pytest.StashKey[list[str]]()
+CELLS = pytest.StashKey[list[Mapping[str, object]]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[FIGURES] = []
+    config.stash[CELLS] = []
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -33,6 +35,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section('figures')
         for line in figures:
             terminalreporter.line(line)
+    if cells := terminalreporter.config.stash[CELLS]:
+        terminalreporter.section('cells')
+        for line in table(cells):
+            terminalreporter.line(line)
+
+
+def table(rows: Sequence[Mapping[str, object]]) -> Iterator[str]:
+    """Yield the lines of a table with a column for each key."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    texts = [names, *([_text(row.get(name, '')) for name in names] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for line in texts:
+        yield '  '.join(map(str.ljust, line, widths)).rstrip()
+
+
+def _text(value: object) -> str:
+    return f'{value:.1f}' if isinstance(value, float) else str(value)
 
 
 @pytest.fixture(scope='session')
@@ -48,3 +67,9 @@ def lab() -> Iterator[Lab]:
 def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Report a measurement below the tests' results, whether they pass or fail."""
     return request.config.stash[FIGURES].append
+
+
+@pytest.fixture
+def cells(request: pytest.FixtureRequest) -> Callable[[Mapping[str, object]], None]:
+    """Report a row of the table below the tests' results; it is read at the end."""
+    return request.config.stash[CELLS].append

@@ -127,7 +127,7 @@ class Fleet:
     def __init__(self, lab: 'Lab', name: str, liveness: Mapping[str, object] | None,
                  options: Mapping[str, object]) -> None:
         self.lab = lab
-        self._name = name
+        self.name = name
         self._environment = lab.stock if liveness is None else lab.liveness
         self.folder = lab.place.directory(name)
         self.database = lab.clone_database()
@@ -151,8 +151,8 @@ class Fleet:
         environment : Environment, optional
             Another one than the fleet's.
         """
-        own = self.lab.place.write(f'{self._name}-{name}.conf', f'[DEFAULT]\nhost = {name}\n')
-        engine = Engine(self.lab.place.start(f'{self._name}-{name}', [
+        own = self.lab.place.write(f'{self.name}-{name}.conf', f'[DEFAULT]\nhost = {name}\n')
+        engine = Engine(self.lab.place.start(f'{self.name}-{name}', [
             *(environment or self._environment).command('heat-engine'),
             '--config-file', self._configuration, '--config-file', own,
         ], {'COUNTED_FOLDER': self.folder}))
@@ -178,7 +178,7 @@ class Fleet:
 
     def create(self, name: str, template: Mapping[str, object], **options: object) -> Stack:
         """Ask heat-api for a stack; see :class:`Stack` for the options."""
-        stack = Stack(self, f'{self._name}-{name}')
+        stack = Stack(self, f'{self.name}-{name}')
         stack.create(template, **options)
         return stack
 
@@ -191,6 +191,11 @@ class Fleet:
         new = self.folder / 'hold-new'
         new.write_text(pattern)
         new.rename(self.folder / f'hold-{handler}')
+
+    def held(self, handler: str) -> str:
+        """Return the pattern of what is held in a handler."""
+        path = self.folder / f'hold-{handler}'
+        return path.read_text() if path.exists() else ''
 
     def release(self, handler: str) -> None:
         """Let all resources go on that are held in a handler."""

@@ -109,6 +109,12 @@ class Stack:
                 'SELECT id FROM stack WHERE owner_id = %s', each)]
         return found
 
+    @property
+    def resources(self) -> list[dict[str, Any]]:
+        """Heat's rows of its resources, and of those of the stacks nested in it."""
+        family = self.family
+        return [row for row in self._fleet.resources if row['stack_id'] in family]
+
     def wait_for(self, state: str, timeout_seconds: float = STATE_SECONDS) -> None:
         """Wait until it has a state.
 
@@ -140,10 +146,9 @@ class Stack:
         lines = [f'It is {self.state or "nowhere"}']
         if self.state:
             lines[0] += f': {self.row["status_reason"]}'
-        for row in self._fleet.resources:
-            if self.state and row['stack_id'] in self.family:
-                lines.append(' '.join(str(row[each]) for each in (
-                    'id', 'name', 'action', 'status', 'engine_id', 'atomic_key', 'replaces')))
+            lines += [' '.join(str(row[each]) for each in (
+                'id', 'name', 'action', 'status', 'engine_id', 'atomic_key', 'replaces',
+                'replaced_by')) for row in self.resources]
         return '\n  '.join(lines)
 
     @property

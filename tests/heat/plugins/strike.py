@@ -16,8 +16,9 @@ Heat reads this module as it reads a plug-in, and gets no resource from it: it p
 round the functions between which work can be lost.  As long as there is no file
 ``strike-<point>`` in the folder, nothing is changed.
 
-Such a file says, as JSON, which stack and which resource (patterns; none is any), at which
-passage (``nth``, counted in each process), and how.  Of the engines that come there, the one
+Such a file says, as JSON, which stack and which resource (patterns; none is any), whether in
+the update or in the clean-up (``is_update``) of that, at which passage (``nth``, counted in each
+process), and how.  Of the engines that come there, the one
 that can remove the file is struck, and writes so into ``struck``; with ``keep`` the file stays,
 and everyone who comes there is struck.
 
@@ -61,12 +62,15 @@ _thread = threading.local()
 Name = Callable[[], str]
 
 
-def _pass_by(point: str, stack_name: Name, resource_name: Name) -> None:
+def _pass_by(point: str, stack_name: Name, resource_name: Name,
+             is_update: bool | None = None) -> None:
     """Be struck here, if a test wants it."""
     order = pathlib.Path(os.environ.get(FOLDER, '/nonexistent')) / f'strike-{point}'
     try:
         wanted = json.loads(order.read_text())
     except FileNotFoundError:
+        return
+    if wanted.get('is_update', is_update) != is_update:
         return
     names = stack_name(), resource_name()
     if not all(fnmatch.fnmatchcase(name, wanted.get(kind) or '*')
@@ -130,15 +134,16 @@ def _at_sync_point(cnxt: Any, entity_id: Any, traversal_id: Any, is_update: Any,
 def _at_check(self: Any, cnxt: Any, resource_id: Any, current_traversal: Any,
               resource_data: Any, is_update: Any, adopt_stack_data: Any, rsrc: Any,
               stack: Any, *args: Any, **kwargs: Any) -> None:
-    _pass_by('taken', lambda: stack.name, lambda: rsrc.name)
+    _pass_by('taken', lambda: stack.name, lambda: rsrc.name, is_update)
 
 
 def _at_propagation(self: Any, cnxt: Any, resource_id: Any, current_traversal: Any,
                     is_update: Any, rsrc: Any, stack: Any, *args: Any, **kwargs: Any) -> None:
-    _pass_by('done', lambda: stack.name, lambda: rsrc.name)
+    _pass_by('done', lambda: stack.name, lambda: rsrc.name, is_update)
 
 
-def _at_message(self: Any, ctxt: Any, resource_id: Any, *args: Any, **kwargs: Any) -> None:
+def _at_message(self: Any, ctxt: Any, resource_id: Any, current_traversal: Any, data: Any,
+                is_update: Any, *args: Any, **kwargs: Any) -> None:
     @functools.cache
     def row() -> Any:
         return resource_object.Resource.get_obj(context.get_admin_context(), resource_id)
@@ -146,7 +151,7 @@ def _at_message(self: Any, ctxt: Any, resource_id: Any, *args: Any, **kwargs: An
     if kwargs.get('node_type', 'resource') != 'resource':
         return
     _pass_by('leaf' if getattr(_thread, 'triggers', False) else 'ready',
-             lambda: _stack_name(row().stack_id), lambda: str(row().name))
+             lambda: _stack_name(row().stack_id), lambda: str(row().name), is_update)
 
 
 def _stack_name(stack_id: str) -> str:

@@ -1,0 +1,71 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The table: each action, each window in which an engine can end, each way in which it can.
+
+Whatever ends where, the stack ends as it would have, and is as good as any other afterwards.
+A dozen cells run always; ``LONG=1`` runs them all.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from tests.heat.lab.actions import ACTIONS
+from tests.heat.lab.cell import LOCKED, WAYS, WINDOWS, Cell
+from tests.heat.lab.heat import Lab
+
+pytestmark = [pytest.mark.heat, pytest.mark.timeout(900)]
+
+SHORT = [
+    ('create', 'leaf', 'machine'),
+    ('update', 'taken', 'machine'),
+    ('replace', LOCKED, 'machine'),
+    ('delete', 'stored', 'machine'),
+    ('rollback', LOCKED, 'worker'),
+    ('suspend', 'done', 'machine'),
+    ('resume', 'taken', 'worker'),
+    ('check', 'ready', 'machine'),
+    ('snapshot', LOCKED, 'term'),
+    ('restore', LOCKED, 'all'),
+    ('group-create', LOCKED, 'machine'),
+    ('delete', LOCKED, 'all'),
+]
+
+
+def all_cells() -> list[tuple[str, str, str]]:
+    """Return the short ones, each window of each action, and each way of each kind of action."""
+    found = [*SHORT]
+    for action in ACTIONS:
+        for window in WINDOWS:
+            # Before its traversal begins, a user's wish is lost, but his stack as it was; what
+            # has not failed is not rolled back.
+            if (window == 'begun' and not action.endswith('create')) or (
+                    window == 'failed' and action != 'rollback'):
+                continue
+            found.append((action, window, 'machine'))
+    for action in ('create', 'update', 'delete', 'group-create'):
+        found += [(action, LOCKED, way) for way in WAYS]
+        found += [(action, 'taken', way) for way in WAYS]
+    return list(dict.fromkeys(found))
+
+
+@pytest.mark.parametrize(('action', 'window', 'way'),
+                         all_cells() if os.environ.get('LONG') else SHORT)
+def test_the_stack_ends_as_if_nobody_had_died(
+    lab: Lab, cells: Callable[[Mapping[str, object]], None], action: str, window: str, way: str,
+) -> None:
+    cell = Cell(lab, action, window, way)
+    cells(cell.figures)
+    cell.run()
+    cell.figures['result'] = 'right'
