@@ -81,9 +81,9 @@ setuptools.setup(
         'heat.clients': ['liveness = heat_liveness.heat.bridge:LivenessBridge'],
         'heat_liveness.work': [
             'native = heat_liveness.work.native:NativeWork',
-            'heat = heat_liveness.heat.observed:observed_work',
+            'heat = heat_liveness.heat.standalone:observed_work',
         ],
-        'heat_liveness.recover': ['heat = heat_liveness.heat.recover:recover'],
+        'heat_liveness.recover': ['heat = heat_liveness.heat.standalone:recover'],
         'heat_liveness.owners': [
             'native = heat_liveness.db.locks:Locks',
             'heat = heat_liveness.heat.rows:HeatRows',

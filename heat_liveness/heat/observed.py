@@ -43,11 +43,11 @@ from concurrent import futures
 import sqlalchemy as sa
 
 from heat_liveness import clock as clocks
-from heat_liveness import conf, errors
+from heat_liveness import conf
 from heat_liveness.db import models
 from heat_liveness.db.database import Database
 from heat_liveness.db.members import Members, ServiceRow
-from heat_liveness.heat import bridge, calls, standalone
+from heat_liveness.heat import bridge, calls
 from heat_liveness.heat.plans import Stack
 from heat_liveness.heat.rows import HeatRows
 from heat_liveness.heat.work import HeatWork
@@ -275,17 +275,3 @@ class ObservedWork(HeatWork):
 
     def _preempts(self) -> bool:
         return True
-
-
-def observed_work(context: Context, handlers: object) -> ObservedWork:
-    """Make the work store in a process that is no heat-engine.
-
-    :raises ConfigError: Heat is not installed here, or its configuration cannot be used
-    """
-    try:
-        standalone.prepare(context.configuration)
-    except ImportError as error:
-        raise errors.ConfigError(
-            f'Heat cannot be imported ({error}): install this package into the environment of '
-            f'heat-engine.') from error
-    return ObservedWork(context)

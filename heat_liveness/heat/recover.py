@@ -25,13 +25,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from heat_liveness import agent, conf, errors
+from oslo_config import cfg
+
+from heat_liveness import agent, conf
 from heat_liveness import clock as clocks
 from heat_liveness import engine as engines
 from heat_liveness.db.database import Database
 from heat_liveness.db.journal import Journal
 from heat_liveness.db.members import Members
-from heat_liveness.heat import observed, orders, rows, standalone, sweep
+from heat_liveness.heat import observed, orders, rows, sweep
 
 BINARY = 'heat-liveness-recover'
 
@@ -40,29 +42,9 @@ _LANDING_SECONDS = 120.0
 """How long a message may take to be acted on before the command no longer waits for it."""
 
 
-def recover(configuration: Any, settings: conf.Settings, *, dry_run: bool,
-            only: str | None, say: Callable[[str], None]) -> str:
-    """Recover once, or say what would be done; return what to print.
-
-    :param only: the id of the one stack to recover
-    :param say: tells whoever waits what is being waited for
-    :raises LivenessError: it could not be done
-    """
-    try:
-        standalone.prepare(configuration)
-    except ImportError as error:
-        raise errors.ConfigError(
-            f'Heat cannot be imported ({error}): run this command in the environment of '
-            f'heat-engine.') from error
-    if dry_run:
-        return _tell(configuration, settings, only, say)
-    return _do(configuration, settings, only, say)
-
-
-def _tell(configuration: Any, settings: conf.Settings, only: str | None,
-          say: Callable[[str], None]) -> str:
-    from oslo_config import cfg
-
+def tell(configuration: Any, settings: conf.Settings, only: str | None,
+         say: Callable[[str], None]) -> str:
+    """Say what would be done; see :func:`.standalone.recover`."""
     database = agent.database(configuration, settings)
     clock = clocks.BootClock()
     heat = rows.HeatRows(database)
@@ -111,8 +93,9 @@ def _held(database: Database, heat: rows.HeatRows, settings: conf.Settings, poli
     return lines
 
 
-def _do(configuration: Any, settings: conf.Settings, only: str | None,
-        say: Callable[[str], None]) -> str:
+def do(configuration: Any, settings: conf.Settings, only: str | None,
+       say: Callable[[str], None]) -> str:
+    """Recover; see :func:`.standalone.recover`."""
     clock = clocks.BootClock()
     identity = engines.Identity.new(host=settings.host, hostname=settings.host, binary=BINARY,
                                     topic=BINARY)

@@ -55,6 +55,8 @@ _service = sa.table(
     'service', *map(sa.column, ('engine_id', 'deleted_at', 'report_interval')),
     sa.column('created_at', sa.DateTime()), sa.column('updated_at', sa.DateTime()))
 
+_AT_WORK = (_stack.c.status.in_(('IN_PROGRESS', 'FAILED')), _stack.c.convergence.is_(sa.true()),
+            _stack.c.deleted_at.is_(None))
 _STACK = tuple(_stack.c[name] for name in (
     'id', 'name', 'action', 'status', 'current_traversal', 'owner_id', 'raw_template_id',
     'prev_raw_template_id', 'created_at', 'updated_at', 'timeout'))
@@ -132,7 +134,7 @@ class HeatRows:
         """Return those of the engines that hold a resource of a stack in progress, or failed."""
         found: set[str] = set()
         with self._database.autocommit() as connection:
-            for ids in _chunks(sorted(_at_work(connection))):
+            for ids in _chunks(sorted(connection.scalars(sa.select(_stack.c.id).where(*_AT_WORK)))):
                 found.update(connection.scalars(
                     sa.select(_resource.c.engine_id).distinct().where(
                         _resource.c.stack_id.in_(ids), _resource.c.engine_id.in_(engine_ids))))
@@ -142,7 +144,7 @@ class HeatRows:
         """Return the engines beside the known ones that hold a resource of a stack in progress."""
         found: set[str] = set()
         with self._database.autocommit() as connection:
-            for ids in _chunks(sorted(_at_work(connection))):
+            for ids in _chunks(sorted(connection.scalars(sa.select(_stack.c.id).where(*_AT_WORK)))):
                 found.update(connection.scalars(
                     sa.select(_resource.c.engine_id).distinct().where(
                         _resource.c.stack_id.in_(ids), _resource.c.engine_id.is_not(None))))
@@ -318,10 +320,7 @@ def _at_work(connection: sa.Connection) -> dict[str, Stack]:
 
     A stack that has failed lets what it had begun go on; it is no more than looked at.
     """
-    rows: Iterable[sa.Row[Any]] = connection.execute(
-        sa.select(*_STACK).where(
-            _stack.c.status.in_(('IN_PROGRESS', 'FAILED')), _stack.c.convergence.is_(sa.true()),
-            _stack.c.deleted_at.is_(None)))
+    rows: Iterable[sa.Row[Any]] = connection.execute(sa.select(*_STACK).where(*_AT_WORK))
     return {row.id: _as_stack(row) for row in rows}
 
 

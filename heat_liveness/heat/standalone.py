@@ -10,29 +10,61 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Heat's own code in a process that is no heat-engine: what it needs before it is imported."""
+"""The two ways in for processes that are no heat-engine: the agent, and ``recover --once``.
 
+Importing this imports nothing of Heat; that needs some preparation first.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 from oslo_config import cfg
-from oslo_service import backend
+
+from heat_liveness import conf, errors
+from heat_liveness.work import Context, WorkStore
 
 
-def prepare(configuration: Any) -> None:
-    """Let Heat read the files that our configuration was read from, and load its plug-ins.
+def observed_work(context: Context, handlers: object) -> WorkStore:
+    """Make the work store of an agent beside Heat; see :mod:`.observed`.
 
-    :raises ImportError: Heat is not installed
-    :raises oslo_config.cfg.Error: its configuration cannot be used
+    :raises ConfigError: Heat is not installed here, or its configuration cannot be used
     """
-    # Importing Heat's engine would choose eventlet.
-    backend.init_backend(backend.BackendType.THREADING)
+    _prepare(context.configuration)
+    from heat_liveness.heat.observed import ObservedWork
+    return ObservedWork(context)
 
-    from heat.common import config, messaging
-    from heat.engine import resources
 
-    del config  # imported, it registers Heat's options
-    cfg.CONF([], project='heat', prog='heat-engine',
-             default_config_files=list(configuration.config_file or ()),
-             default_config_dirs=list(configuration.config_dir or ()))
+def recover(configuration: Any, settings: conf.Settings, *, dry_run: bool, only: str | None,
+            say: Callable[[str], None]) -> str:
+    """Recover once, or say what would be done; return what to print.  See :mod:`.recover`.
+
+    :param only: the id of the one stack to recover
+    :param say: tells whoever waits what is being waited for
+    :raises LivenessError: it could not be done
+    """
+    _prepare(configuration)
+    from heat_liveness.heat import recover as command
+    return (command.tell if dry_run else command.do)(configuration, settings, only, say)
+
+
+def _prepare(configuration: Any) -> None:
+    """Let Heat read the files that our configuration was read from, and load its plug-ins."""
+    try:
+        # Importing Heat's engine would choose eventlet.
+        from oslo_service import backend
+        backend.init_backend(backend.BackendType.THREADING)
+        # Imported, it registers Heat's options.
+        from heat.common import config, messaging  # noqa: F401
+        from heat.engine import resources
+    except ImportError as error:
+        raise errors.ConfigError(
+            f'Heat cannot be imported ({error}): install this package into the environment of '
+            f'heat-engine.') from error
+    try:
+        cfg.CONF([], project='heat', prog='heat-engine',
+                 default_config_files=list(configuration.config_file or ()),
+                 default_config_dirs=list(configuration.config_dir or ()))
+    except cfg.Error as error:
+        raise errors.ConfigError(f'The configuration of Heat cannot be read: {error}') from error
     messaging.setup()
     resources.initialise()
