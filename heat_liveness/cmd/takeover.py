@@ -46,10 +46,24 @@ def show(database: Database, settings: Settings, options: Any) -> str:
     if options.form:
         return output.one(options.form, dataclasses.asdict(entry))
     detail = [f'  {name}: {output.text(value)}' for name, value in entry.detail.items()
-              if name != 'locks']
+              if name not in {'locks', 'story', 'seen'}]
     locks = [f'  lock {name}: generation {generation}; owners that had died with it before: {died}'
              for name, generation, died in entry.detail.get('locks', ())]
-    return '\n'.join([line(entry), *detail, *locks])
+    return '\n'.join([line(entry), *_story(entry), *detail, *locks])
+
+
+def _story(entry: Entry) -> list[str]:
+    """Tell the steps of an order, one line each, with their times."""
+    if not entry.detail.get('story'):
+        return []
+    told = {'sent': 'sent its message', 'used': 'began to check it', 'failed': 'failed at it',
+            'died': 'died working on it', 'ended': 'ended before it was done'}
+    lines = [f'  {output.text(entry.created_at, plain=True)}  decided']
+    for step in entry.detail['story']:
+        what = str(step.get('what'))
+        lines.append(f'  {step.get("at")}  engine {step.get("engine")} '
+                     f'{told.get(what, f"closed it: {what}")}')
+    return lines
 
 
 def line(entry: Entry) -> str:
@@ -60,7 +74,8 @@ def line(entry: Entry) -> str:
 def sentence(entry: Entry) -> str:
     """Say what happened; what is not known by its kind is shown as it is."""
     tell = {'death': _death, 'takeover': _takeover, 'quarantine': _quarantine,
-            'operator': _operator, 'resource': _resource}.get(entry.kind)
+            'operator': _operator, 'resource': _resource, 'message': _message,
+            'stack': _stack}.get(entry.kind)
     if tell is None:
         return f'{entry.kind} of {entry.subject}: {json.dumps(entry.detail)}'
     return tell(entry)
@@ -73,6 +88,8 @@ def _death(entry: Entry) -> str:
         'kernel': f'its kernel has no such process any more (pid {detail.get("pid")})',
         'watched': f'it was watched for {detail.get("watched_seconds")} s without a beat',
         'operator': 'on command',
+        'observed': f'its row in the service table of Heat was watched for '
+                    f'{detail.get("watched_seconds")} s without a beat, and it answered no ping',
     }.get(evidence, evidence)
     blame = ('. So many were lost at once that its work is not blamed' if detail.get('mass')
              else '')
@@ -109,10 +126,33 @@ def _resource(entry: Entry) -> str:
     if detail.get('plan') == 'leave alone':
         return (f'The {what}, locked by engine {entry.engine_id}, was left alone: '
                 f'{detail.get("reason")}.')
-    outcome = detail.get('outcome') or (
-        'not yet carried out' if entry.status == 'claimed' else entry.status)
-    return (f'Engine {entry.taken_by} took over from engine {entry.engine_id} the {what}: '
-            f'{detail.get("plan")}, as {detail.get("reason")}; {outcome}.')
+    left = (f' What was made of it, {detail.get("physical_id")}, may be left behind.'
+            if detail.get('plan') == 'replace' and detail.get('physical_id') else '')
+    return (f'The {what}, {detail.get("state")}, was taken over from engine {entry.engine_id}: '
+            f'{detail.get("plan")}, as {detail.get("reason")}; {_outcome(entry)}.{left}')
+
+
+def _message(entry: Entry) -> str:
+    detail = entry.detail
+    return (f'The message of {detail.get("resource")} of stack {detail.get("stack_name")} '
+            f'({detail.get("stack_id")}) seemed lost, as {detail.get("reason")}: it is sent again; '
+            f'{_outcome(entry)}.')
+
+
+def _stack(entry: Entry) -> str:
+    detail = entry.detail
+    return (f'Stack {detail.get("stack_name")} ({detail.get("stack_id")}), '
+            f'{detail.get("operation")}: {detail.get("plan")}, as {detail.get("reason")}; '
+            f'{_outcome(entry)}.')
+
+
+def _outcome(entry: Entry) -> str:
+    """Say what became of an order, or who has it now."""
+    waits = {'claimed': 'to be carried out by', 'sent': 'sent by', 'used': 'being checked by'}
+    if entry.status in waits:
+        return f'{waits[entry.status]} engine {entry.taken_by}'
+    outcome = entry.detail.get('outcome')
+    return f'{outcome} (engine {entry.taken_by})' if outcome else str(entry.status)
 
 
 def _actor(entry: Entry) -> str:

@@ -12,6 +12,7 @@
 
 """What the commands write can be read again, by eyes and by programs."""
 
+import argparse
 import csv
 import datetime
 import io
@@ -19,6 +20,7 @@ import json
 
 import pytest
 
+from heat_liveness import conf
 from heat_liveness.cmd import output, takeover
 from heat_liveness.db.journal import Entry
 
@@ -104,16 +106,28 @@ def entry(kind: str, subject: str = 'lock:a', **values: object) -> Entry:
      'An operator changed the lock a from quarantined to failed: no use.'),
     (entry('operator', detail={'from': 'failed', 'to': 'in_progress', 'reason': None}),
      'An operator had the lock a (failed) tried again.'),
-    (entry('resource', 'resource:5', status='claimed', detail={
+    (entry('resource', 'resource:id:5', status='claimed', detail={
         'plan': 'replace', 'reason': 'it may exist half-made', 'resource': 'r', 'stack_name': 's',
-        'stack_id': 'id'}),
-     ('Engine other took over from engine dead-one the resource r of stack s (id): replace, as it '
-      'may exist half-made; not yet carried out.')),
-    (entry('resource', 'resource:5', detail={
+        'stack_id': 'id', 'state': 'CREATE_IN_PROGRESS', 'physical_id': 'vm-1'}),
+     ('The resource r of stack s (id), CREATE_IN_PROGRESS, was taken over from engine dead-one: '
+      'replace, as it may exist half-made; to be carried out by engine other. What was made of '
+      'it, vm-1, may be left behind.')),
+    (entry('resource', 'resource:id:5', detail={
         'plan': 'leave alone', 'reason': 'it is an UPDATE', 'resource': 'r', 'stack_name': 's',
         'stack_id': 'id'}),
      ('The resource r of stack s (id), locked by engine dead-one, was left alone: it is an '
       'UPDATE.')),
+    (entry('message', 'message:id:5:update', status='sent', detail={
+        'plan': 'send again', 'reason': 'nothing has moved for 40 s', 'resource': 'r',
+        'stack_name': 's', 'stack_id': 'id'}),
+     ('The message of r of stack s (id) seemed lost, as nothing has moved for 40 s: it is sent '
+      'again; sent by engine other.')),
+    (entry('stack', 'stack:id:t', detail={
+        'plan': 'restart', 'reason': 'its traversal was never written out', 'stack_name': 's',
+        'stack_id': 'id', 'operation': 'CREATE 2026-03-01T04:00:00',
+        'outcome': 'it was begun anew'}),
+     ('Stack s (id), CREATE 2026-03-01T04:00:00: restart, as its traversal was never written out; '
+      'it was begun anew (engine other).')),
     (entry('something', 'new:1', detail={'x': 1}), 'something of new:1: {"x": 1}'),
 ])
 def test_each_kind_of_entry_is_told(written: Entry, told: str) -> None:
@@ -125,3 +139,24 @@ def test_a_limit_that_cuts_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     output.warn_of_limit(2, [1, 2], 'the newest')
     output.warn_of_limit(3, [1, 2], 'the newest')
     assert capsys.readouterr().err == 'Only the newest 2 are shown; see --limit.\n'
+
+
+def test_the_steps_of_an_order_are_told_with_their_times(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    written = entry('message', 'message:id:5:update', detail={
+        'plan': 'send again', 'reason': 'quiet', 'resource': 'r', 'stack_name': 's',
+        'stack_id': 'id', 'outcome': 'it was checked', 'seen': [[5, 1]], 'story': [
+            {'at': '2026-03-01 04:05:07', 'what': 'sent', 'engine': 'e1'},
+            {'at': '2026-03-01 04:05:08', 'what': 'used', 'engine': 'e2'},
+            {'at': '2026-03-01 04:06:00', 'what': 'died', 'engine': 'e2'},
+            {'at': '2026-03-01 04:06:09', 'what': 'it was checked', 'engine': 'e3'}]})
+    monkeypatch.setattr(takeover.Journal, 'find', lambda self, entry_id: written)
+    options = argparse.Namespace(id=1, form=None)
+    told = takeover.show(None, conf.Settings(), options).splitlines()  # type: ignore[arg-type]
+    assert told[1:6] == [
+        '  2026-03-01 04:05:06  decided',
+        '  2026-03-01 04:05:07  engine e1 sent its message',
+        '  2026-03-01 04:05:08  engine e2 began to check it',
+        '  2026-03-01 04:06:00  engine e2 died working on it',
+        '  2026-03-01 04:06:09  engine e3 closed it: it was checked']
+    assert not [line for line in told if 'seen' in line or 'story' in line]
