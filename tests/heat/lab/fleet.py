@@ -141,17 +141,21 @@ class Fleet:
         for engine in self.engines.values():
             engine.program.kill()
 
-    def start_engine(self, name: str, environment: Environment | None = None) -> Engine:
+    def start_engine(self, name: str, environment: Environment | None = None, *,
+                     host: str | None = None) -> Engine:
         """Start a heat-engine and wait until it takes messages; the database may be away.
 
         Parameters
         ----------
         name : str
-            Its host, as Heat shall name it.
+            Its name here, which no other has or had.
         environment : Environment, optional
             Another one than the fleet's.
+        host : str, optional
+            Its host, as Heat shall name it; its name, if not given.
         """
-        own = self.lab.place.write(f'{self.name}-{name}.conf', f'[DEFAULT]\nhost = {name}\n')
+        own = self.lab.place.write(
+            f'{self.name}-{name}.conf', f'[DEFAULT]\nhost = {host or name}\n')
         engine = Engine(self.lab.place.start(f'{self.name}-{name}', [
             *(environment or self._environment).command('heat-engine'),
             '--config-file', self._configuration, '--config-file', own,
@@ -291,10 +295,15 @@ class Fleet:
         """Run ``heat-liveness-manage`` and return what it prints."""
         return self._manage('heat-liveness-manage', *words)
 
-    def heat_manage(self, *words: str) -> str:
-        """Run ``heat-manage`` and return what it prints."""
-        return self._manage('heat-manage', *words)
+    def heat_manage(self, *words: str, answer: str = '') -> str:
+        """Run ``heat-manage``, answer what it asks, and return what it prints."""
+        return self._manage('heat-manage', *words, answer=answer)
 
-    def _manage(self, name: str, *words: str) -> str:
+    def poison(self, pattern: str) -> None:
+        """Have the ``Killer`` resources of such a name kill whoever creates them."""
+        (self.folder / 'poison').write_text(pattern)
+
+    def _manage(self, name: str, *words: str, answer: str = '') -> str:
         return self.lab.place.run(name, [
-            *self._environment.command(name), '--config-file', self._configuration, *words])
+            *self._environment.command(name), '--config-file', self._configuration, *words],
+            answer=answer)

@@ -72,8 +72,8 @@ class Place:
         return self.write(file.name, file.read_text())
 
     def run(self, name: str, command: Sequence[object],
-            environment: Mapping[str, object] | None = None) -> str:
-        """Run a program to its end and return what it printed.
+            environment: Mapping[str, object] | None = None, answer: str = '') -> str:
+        """Run a program to its end, answer what it asks, and return what it printed.
 
         Raises
         ------
@@ -82,7 +82,7 @@ class Place:
         """
         done = subprocess.run(
             [str(word) for word in command], env=self._environment(environment), cwd=self.home,
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=RUN_SECONDS,
+            input=answer, capture_output=True, text=True, timeout=RUN_SECONDS,
             check=False, **processes.unprivileged())
         with (self.logs / f'{name}.log').open('a') as log:
             log.write(done.stdout + done.stderr)

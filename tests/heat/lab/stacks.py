@@ -83,6 +83,10 @@ class Stack:
         """Abandon it and return what an adoption needs."""
         return self._ask('DELETE', f'{self._path}/abandon')
 
+    def abandon_unheard(self) -> None:
+        """Abandon it through an engine that may not live to answer."""
+        unheard(self.abandon)
+
     def export(self) -> Any:
         return self._ask('GET', f'{self._path}/export')
 

@@ -38,7 +38,8 @@ def gated(width: int) -> dict[str, object]:
 WIDTH = 3
 
 
-def layered(value: str = 'a', *, identity: str = 'a', last: str | None = None) -> dict[str, object]:
+def layered(value: str = 'a', *, identity: str = 'a', last: str | None = None,
+            seconds: float = 0) -> dict[str, object]:
     """Return a stack of three layers, and a handle for which Heat makes a project and a user.
 
     Parameters
@@ -49,9 +50,12 @@ def layered(value: str = 'a', *, identity: str = 'a', last: str | None = None) -
         Of the middle layer; another one replaces it.
     last : str, optional
         The value of the last layer, if another.
+    seconds : float
+        How long the creation of one of the middle layer takes.
     """
     wide = {f'wide{number}': _counted(
-        value, depends_on='first', identity=identity, late_id=bool(number % 2))
+        value, depends_on='first', identity=identity, late_id=bool(number % 2),
+        create_seconds=seconds)
         for number in range(WIDTH)}
     return _template({
         'first': _counted(value), **wide,
@@ -89,6 +93,12 @@ def files() -> dict[str, str]:
 def single(kind: str = 'Liveness::Test::Counted', count: int = 1) -> dict[str, object]:
     """Return a stack of so many resources of one type that depend on nothing."""
     return _template({f'only{number}': {'type': kind} for number in range(count)})
+
+
+def poisoned() -> dict[str, object]:
+    """Return a stack of a killer, and of one resource beside it."""
+    return _template({'beside': _counted('a'),
+                      'killer': {'type': 'Liveness::Test::Killer'}})
 
 
 def _counted(value: object, depends_on: object = None, **properties: object) -> dict[str, object]:

@@ -133,6 +133,13 @@ class Counted(resource.Resource):
         self._count('restore')
         return defn
 
+    def handle_adopt(self, resource_data: Any = None) -> Any:
+        self._count('adopt')
+        return super().handle_adopt(resource_data)
+
+    def check_adopt_complete(self, cookie: Any) -> bool:
+        return self._complete('adopt')
+
     def handle_create_cancel(self, cookie: Any) -> None:
         self._count('create-cancel')
 
@@ -177,11 +184,12 @@ class Counted(resource.Resource):
 
 
 class Killer(Counted):
-    """A resource whose creation ends the process, as long as there is a file ``poison``."""
+    """A resource whose creation ends the process, as long as a file ``poison`` has its name."""
 
     def handle_create(self) -> float:
         deadline = super().handle_create()
-        if (_folder() / POISON).exists():
+        if (_folder() / POISON).exists() and fnmatch.fnmatchcase(
+                self.name, (_folder() / POISON).read_text()):
             os._exit(1)
         return deadline
 

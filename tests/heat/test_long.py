@@ -1,0 +1,207 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Ten minutes of mixed work and of engines that end in every way; ``LONG=1`` runs it.
+
+At the end nobody is disturbed any longer, and all must come right.
+"""
+
+import collections
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.heat.lab import templates, verdict
+from tests.heat.lab.cell import GRACEFUL_SECONDS, LIVENESS
+from tests.heat.lab.fleet import Engine, Fleet
+from tests.heat.lab.heat import Lab
+from tests.heat.lab.patience import wait_until
+from tests.heat.lab.place import LabError
+from tests.heat.lab.stacks import Stack
+
+pytestmark = [
+    pytest.mark.heat, pytest.mark.timeout(3600),
+    pytest.mark.skipif(not os.environ.get('LONG'), reason='LONG=1 runs it')]
+
+STACKS = 50
+ENGINES = ('e1', 'e2', 'e3')
+DISTURBED_SECONDS = float(os.environ.get('LONG_SECONDS', '600'))
+EACH_SECONDS = 20.0
+SETTLE_SECONDS = 600.0
+MAX_TAKEOVERS = 20
+SEED = int(os.environ.get('SEED', '1'))
+IN_FLIGHT = 12
+"""How many stacks are in progress at a time: two cores do not bear more."""
+
+HELD_SECONDS = 5.0
+
+
+class Chaos:
+    """What disturbs the fleet, from a seed."""
+
+    def __init__(self, fleet: Fleet, dice: random.Random) -> None:
+        self._fleet = fleet
+        self._dice = dice
+        self._numbers = dict.fromkeys(ENGINES, 1)
+        self._current = {name: fleet.engines[name] for name in ENGINES}
+        self._frozen: list[Engine] = []
+        self.done: collections.Counter[str] = collections.Counter()
+
+    def strike(self) -> None:
+        """Do one thing to one engine, after the one that was stopped last may go on."""
+        while self._frozen:
+            self._frozen.pop().program.thaw()
+        host = self._dice.choice(ENGINES)
+        what = self._dice.choice(['machine', 'worker', 'term', 'hup', 'freeze'])
+        self.done[what] += 1
+        engine = self._current[host]
+        if what in {'machine', 'term'}:
+            engine.program.kill() if what == 'machine' else self._terminate(engine)
+            self._numbers[host] += 1
+            self._current[host] = self._fleet.start_engine(
+                f'{host}-{self._numbers[host]}', host=host)
+        elif what == 'worker':
+            engine.kill_worker()
+        elif what == 'hup':
+            engine.reload()
+        else:
+            engine.program.freeze()
+            self._frozen.append(engine)
+
+    def settle(self) -> None:
+        while self._frozen:
+            self._frozen.pop().program.thaw()
+
+    @staticmethod
+    def _terminate(engine: Engine) -> None:
+        engine.terminate()
+        wait_until(lambda: not engine.program.running, 60, 'The end of an engine')
+
+
+class Work:
+    """Stacks that go from action to action, as users would have them go."""
+
+    def __init__(self, fleet: Fleet, dice: random.Random) -> None:
+        self._fleet = fleet
+        self._dice = dice
+        self._new = iter(range(STACKS))
+        self.stacks: list[Stack] = []
+        self.asked: collections.Counter[str] = collections.Counter()
+        self.refused = 0
+
+    def go_on(self) -> None:
+        """Ask for as much as may be in flight; what heat-api cannot take now, later."""
+        states = [(stack, stack.state) for stack in self.stacks]
+        free = IN_FLIGHT - sum(state.endswith('_IN_PROGRESS') for _, state in states)
+        idle = [(stack, state) for stack, state in states if state.endswith('_COMPLETE')]
+        self._dice.shuffle(idle)
+        for _ in range(free):
+            if (number := next(self._new, None)) is not None:
+                request = self._creation(number)
+            elif idle:
+                request = self._next(*idle.pop())
+            else:
+                break
+            try:
+                request()
+            except (LabError, OSError):
+                self.refused += 1
+
+    def _creation(self, number: int) -> Callable[[], None]:
+        stack = Stack(self._fleet, f'{self._fleet.name}-{number}')
+        self.stacks.append(stack)
+        self.asked['create'] += 1
+        return lambda: stack.create(templates.layered(seconds=HELD_SECONDS))
+
+    def _next(self, stack: Stack, state: str) -> Callable[[], None]:
+        action = 'resume' if state == 'SUSPEND_COMPLETE' else self._dice.choice(
+            ['update', 'replace', 'suspend', 'check', 'snapshot'])
+        self.asked[action] += 1
+        mark = str(self._dice.random())
+        return {
+            'resume': stack.resume, 'suspend': stack.suspend, 'check': stack.check,
+            'snapshot': lambda: stack.snapshot() and None,
+            'update': lambda: stack.update(templates.layered(mark, seconds=HELD_SECONDS)),
+            'replace': lambda: stack.update(
+                templates.layered(identity=mark, seconds=HELD_SECONDS)),
+        }[action]
+
+
+def test_ten_bad_minutes(lab: Lab, figure: Callable[[str], None]) -> None:
+    dice = random.Random(SEED)
+    with lab.fleet({**LIVENESS, 'max_takeovers': MAX_TAKEOVERS},
+                   options={'graceful_shutdown_timeout': GRACEFUL_SECONDS}) as fleet:
+        fleet.start_engines(*ENGINES)
+        before = lab.keystone.left_behind()
+        chaos, work = Chaos(fleet, dice), Work(fleet, dice)
+        began = time.monotonic()
+        end, strike = began + DISTURBED_SECONDS, began + EACH_SECONDS
+        while time.monotonic() < end:
+            work.go_on()
+            if time.monotonic() >= strike:
+                strike += EACH_SECONDS
+                chaos.strike()
+            time.sleep(1)
+        chaos.settle()
+        calm = time.monotonic()
+        made = [stack for stack in work.stacks if stack.state]
+        report(figure, work, chaos, made)
+        wait_until(lambda: not [stack for stack in made if stack.state.endswith('_IN_PROGRESS')],
+                   SETTLE_SECONDS, 'The end of all that was asked for')
+        figure(f'  all at rest {time.monotonic() - calm:.0f} s after the last disturbance')
+        ends = collections.Counter(stack.state for stack in made)
+        figure(f'  states: {dict(ends)}')
+        # A snapshot whose traversal was never written has to be taken again.
+        assert not [state for state in ends
+                    if not state.endswith('_COMPLETE') and state != 'SNAPSHOT_FAILED'], ends
+        for stack in made:
+            verdict.assert_at_rest(fleet, stack)
+        assert_serve(fleet, made, before, dict(ends))
+
+
+def report(figure: Callable[[str], None], work: Work, chaos: Chaos, made: list[Stack]) -> None:
+    figure(f'{DISTURBED_SECONDS:.0f} s of disturbance, seed {SEED}: {len(made)} stacks, '
+           f'asked for {dict(work.asked)}, {work.refused} requests not taken; '
+           f'engines: {dict(chaos.done)}')
+
+
+def assert_serve(fleet: Fleet, stacks: list[Stack], before: set[tuple[str, str]],
+                 ends: dict[str, int]) -> None:
+    """All of them take a normal update and a delete, a few at a time, and leave nothing."""
+    for stack in stacks:
+        if stack.state == 'SUSPEND_COMPLETE':
+            stack.resume()
+            stack.wait_for('RESUME_COMPLETE')
+    for few in chunks(stacks):
+        for stack in few:
+            stack.update(templates.layered('served'))
+        for stack in few:
+            stack.wait_for('UPDATE_COMPLETE')
+    for few in chunks(stacks):
+        for stack in few:
+            stack.delete()
+        for stack in few:
+            stack.wait_for('gone')
+    verdict.assert_nothing_is_left(fleet, [stack.id for stack in stacks], before)
+    assert not fleet.sql('SELECT entity_id FROM sync_point')
+    assert not fleet.sql('SELECT id FROM resource')
+    wait_until(lambda: {engine for engine, status in fleet.heat_services().items()
+                        if status == 'up'} == set(fleet.heat_services()), 180,
+               'A list of services with the living only')
+
+
+def chunks(stacks: list[Stack]) -> Iterator[list[Stack]]:
+    for start in range(0, len(stacks), IN_FLIGHT):
+        yield stacks[start:start + IN_FLIGHT]
