@@ -203,7 +203,7 @@ class HeatRows:
         if view.problem:
             return Decision(Plan.LEAVE_ALONE, view.problem)
         dead = self.orders.deaths(connection, row.stack, row.name)
-        if owner.blamed:
+        if owner.blamed and owner.engine_id not in dead:
             dead.append(owner.engine_id)
         if row.stack.status == 'IN_PROGRESS' and len(dead) >= rules.max_takeovers:
             return plans.poisoned(row, dead)
@@ -329,9 +329,9 @@ def _held(connection: sa.Connection, engine_id: str, limit: int | None,
     """Lock resources that an engine holds, passing by those another survivor has locked."""
     stacks = {stack_id: stack for stack_id, stack in _at_work(connection).items()
               if only in {None, stack_id}}
+    going = [each for each in sorted(stacks) if stacks[each].status == 'IN_PROGRESS']
     found: list[Resource] = []
-    for ids in _chunks(sorted(stacks, key=lambda each: (stacks[each].status != 'IN_PROGRESS',
-                                                        each))):
+    for ids in (*_chunks(going), *_chunks(sorted(stacks.keys() - going))):
         statement = sa.select(_resource).where(
             _resource.c.stack_id.in_(ids), _resource.c.engine_id == engine_id
         ).order_by(_resource.c.id)
