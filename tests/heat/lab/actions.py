@@ -24,11 +24,16 @@ from tests.heat.lab.stacks import GONE, Stack
 LOCK_SECONDS = 120.0
 
 
+def _nothing(fleet: Fleet, stack: Stack) -> None:
+    pass
+
+
 @dataclasses.dataclass(frozen=True)
 class Action:
     """One thing that Heat does, from what to what, and where it can be held.
 
-    ``prepare`` brings a stack to where ``begin`` can ask for the action.  It is held in
+    ``prepare`` and ``stage`` bring a stack to where ``begin`` can ask for the action; while one
+    stack is staged, no other is worked on.  It is held in
     ``handler`` of the resources that ``held`` matches; if these are in a nested stack,
     ``inner`` matches the name of that, and else that of the stack itself.
     """
@@ -41,6 +46,7 @@ class Action:
     template: Callable[..., Mapping[str, object]] = templates.layered
     held: str = 'wide?'
     inner: str = ''
+    stage: Callable[[Fleet, Stack], None] = _nothing
 
     @property
     def is_update(self) -> bool:
@@ -54,10 +60,6 @@ class Action:
             stack.wait_for('RESUME_COMPLETE')
         stack.update(self.template('served'))
         stack.wait_for('UPDATE_COMPLETE')
-
-
-def _nothing(fleet: Fleet, stack: Stack) -> None:
-    pass
 
 
 def _create(fleet: Fleet, stack: Stack) -> None:
@@ -79,7 +81,6 @@ def _replace(fleet: Fleet, stack: Stack) -> None:
 
 def _failing(fleet: Fleet, stack: Stack) -> None:
     """Update all but the last resource, which will fail once it is not held any longer."""
-    _created(fleet, stack)
     fleet.hold('update', 'last')
     stack.update(templates.layered('b', last='fail'), disable_rollback=False)
     wait_until(lambda: (stack.id, 'last') in fleet.working_on(), LOCK_SECONDS,
@@ -115,7 +116,8 @@ _FLAT = [
     Action('update', 'update', 'UPDATE_COMPLETE', _created, _update),
     Action('replace', 'create', 'UPDATE_COMPLETE', _created, _replace),
     Action('delete', 'delete', GONE, _created, lambda fleet, stack: stack.delete()),
-    Action('rollback', 'update', 'ROLLBACK_COMPLETE', _failing, _fail),
+    Action('rollback', 'update', 'ROLLBACK_COMPLETE', _created, _fail,
+           stage=_failing),
     Action('suspend', 'suspend', 'SUSPEND_COMPLETE', _created,
            lambda fleet, stack: stack.suspend()),
     Action('resume', 'resume', 'RESUME_COMPLETE', _suspended, lambda fleet, stack: stack.resume()),

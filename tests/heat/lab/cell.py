@@ -14,15 +14,17 @@
 
 import dataclasses
 import datetime
+import functools
 import time
 from collections.abc import Mapping
+from concurrent import futures
 
 from tests.heat.lab import verdict
 from tests.heat.lab.actions import ACTIONS, Action
 from tests.heat.lab.fleet import Engine, Fleet
 from tests.heat.lab.heat import Lab
 from tests.heat.lab.patience import wait_until
-from tests.heat.lab.stacks import Stack, unheard
+from tests.heat.lab.stacks import GONE, Stack, unheard
 
 LIVENESS = {'enabled': 'true', 'lost_message_time': 8, 'sweep_interval': 2}
 GRACEFUL_SECONDS = 5
@@ -86,26 +88,31 @@ class Cell:
                 'graceful_shutdown_timeout': GRACEFUL_SECONDS}) as fleet:
             fleet.start_engines('e1', 'e2')
             calm, struck = (Stack(fleet, f'{fleet.name}-{name}') for name in ('calm', 'struck'))
-            if self._action.name not in self.calm:
+            before = self._lab.keystone.left_behind()
+            stacks = [struck] if self._action.name in self.calm else [struck, calm]
+            with futures.ThreadPoolExecutor(len(stacks)) as pool:
+                list(pool.map(functools.partial(self._action.prepare, fleet), stacks))
+            if calm in stacks:
                 self._run_calm(fleet, calm)
             self.figures['undisturbed s'] = self.calm[self._action.name].seconds
-            before = self._lab.keystone.left_behind()
-            self._action.prepare(fleet, struck)
+            self._action.stage(fleet, struck)
             began = fleet.now
             victim, died = self._strike(fleet, struck)
-            family = struck.family
+            families = [each for stack in stacks for each in stack.family]
             self._revive(fleet, victim)
             struck.wait_for(self._end_state, RECOVERY_SECONDS)
             self.figures['complete s'] = (fleet.now - died).total_seconds()
             self._judge(fleet, struck, victim[2], began, died)
-            if self._action.end != 'gone':
+            if self._action.end != GONE:
                 self._action.serve(struck)
-                struck.delete()
-                struck.wait_for('gone')
-            verdict.assert_nothing_is_left(fleet, family, before)
+                for stack in stacks:
+                    stack.delete()
+                for stack in stacks:
+                    stack.wait_for(GONE)
+            verdict.assert_nothing_is_left(fleet, families, before)
 
     def _run_calm(self, fleet: Fleet, stack: Stack) -> None:
-        self._action.prepare(fleet, stack)
+        self._action.stage(fleet, stack)
         done, began = len(fleet.runs), time.monotonic()
         self._action.begin(fleet, stack)
         stack.wait_for(self._action.end)

@@ -47,9 +47,13 @@ def assert_at_rest(fleet: Fleet, stack: Stack) -> None:
 
 
 def duplicates(stack: Stack) -> list[tuple[str, str]]:
-    """Return what has more than one row that is not replaced, by stack and name."""
+    """Return what has more than one row that is neither replaced nor failed, by stack and name.
+
+    What an engine had half made when it died stays as a failed row until the next update.
+    """
     rows = collections.Counter(
-        (row['stack_id'], row['name']) for row in stack.resources if not row['replaced_by'])
+        (row['stack_id'], row['name']) for row in stack.resources
+        if not row['replaced_by'] and row['status'] != 'FAILED')
     return [key for key, number in rows.items() if number > 1]
 
 
