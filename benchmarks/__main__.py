@@ -18,11 +18,11 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from benchmarks import beats, beds, figures, looks, takeovers
+from benchmarks import beats, beds, figures, looks, sweeps, takeovers
 from heat_liveness import errors
 from tests.bed import server
 
-MEASUREMENTS = ('beats', 'looks', 'takeovers')
+MEASUREMENTS = ('beats', 'looks', 'sweeps', 'takeovers')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,12 +33,15 @@ class Sizes:
     beat_turns: int = 25
     engines: Sequence[int] = (100, 10_000)
     look_turns: int = 15
+    stacks: Sequence[int] = (100, 1_000)
+    sweep_turns: int = 3
     locks: int = 100_000
     survivors: Sequence[int] = (1, 4, 16)
     takeover_turns: int = 3
 
 
-QUICK = Sizes(beats=20, beat_turns=3, engines=(500,), look_turns=3, locks=2_000,
+QUICK = Sizes(beats=20, beat_turns=3, engines=(500,), look_turns=3, stacks=(50,),
+              sweep_turns=2, locks=2_000,
               survivors=(1, 4), takeover_turns=1)
 
 
@@ -79,6 +82,9 @@ def _measure(bed: beds.Bed, sizes: Sizes, wanted: Sequence[str]) -> list[figures
     if 'looks' in wanted:
         for engines in sizes.engines:
             found += looks.measure(bed, engines, sizes.look_turns)
+    if 'sweeps' in wanted:
+        for stacks in sizes.stacks:
+            found += sweeps.measure(bed, stacks, sizes.sweep_turns)
     if 'takeovers' in wanted:
         found += takeovers.measure(bed, sizes.locks, sizes.survivors, sizes.takeover_turns)
     return found
