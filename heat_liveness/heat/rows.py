@@ -35,6 +35,8 @@ from heat_liveness.heat import graph, orders, plans
 from heat_liveness.heat.plans import Child, Decision, Plan, Resource, Stack
 
 _STACKS_AT_ONCE = 200
+_RESET = 'Stack status manually reset'
+"""What Heat writes into a stack, and its resources, that an operator has reset."""
 _HOOKS = tuple(f'{when}-{action}' for when in ('pre', 'post')
                for action in ('create', 'update', 'delete'))
 
@@ -275,7 +277,8 @@ class HeatRows:
         """Return the stacks that may hang, each with the seconds since its operation began.
 
         Those IN_PROGRESS, and those whose end was not carried through: a stack that has ended
-        has no sync points, and a deleted one is gone.
+        has no sync points, and a deleted one is gone.  One that an operator has reset
+        (``heat-manage reset_stack_status``) has them still, and is to be left as it is.
         """
         leftover = sa.exists(sa.select(_point.c.entity_id).where(
             _point.c.stack_id == _stack.c.id,
@@ -285,7 +288,9 @@ class HeatRows:
             rows = connection.execute(
                 sa.select(*_STACK, times.age(began).label('age')).where(
                     _stack.c.convergence.is_(sa.true()), _stack.c.deleted_at.is_(None),
-                    sa.or_(_stack.c.status == 'IN_PROGRESS', leftover,
+                    sa.or_(_stack.c.status == 'IN_PROGRESS',
+                           sa.and_(leftover, sa.func.coalesce(
+                               _stack.c.status_reason, '') != _RESET),
                            sa.and_(_stack.c.action == 'DELETE', _stack.c.status == 'COMPLETE')))
             ).all()
         return [(_as_stack(row), float(row.age)) for row in rows]

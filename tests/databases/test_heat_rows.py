@@ -584,6 +584,8 @@ def candidates(heat: Heat) -> set[str]:
 def test_stacks_that_may_hang_are_in_progress_or_have_not_quite_ended(heat: Heat) -> None:
     for stack_id, values in {
             'failed and not purged': {'status': 'FAILED'},
+            'reset by hand': {'status': 'FAILED', 'status_reason': 'Stack status manually reset'},
+            'reset and updated': {'status_reason': 'Stack status manually reset'},
             'complete and not purged': {'status': 'COMPLETE'},
             'never written': {'written': False},
             'deleted and there': {'action': 'DELETE', 'status': 'COMPLETE', 'written': False},
@@ -597,8 +599,8 @@ def test_stacks_that_may_hang_are_in_progress_or_have_not_quite_ended(heat: Heat
     heat.stack('purged', status='COMPLETE', written=False, current_traversal='t2')
     heat.points('purged', [ONE], 't1')
     assert candidates(heat) == {
-        's1', 'failed and not purged', 'complete and not purged', 'never written',
-        'deleted and there'}
+        's1', 'failed and not purged', 'reset and updated', 'complete and not purged',
+        'never written', 'deleted and there'}
 
 
 def test_an_operation_began_with_its_update_or_else_with_its_create(heat: Heat) -> None:
