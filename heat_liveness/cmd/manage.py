@@ -100,7 +100,8 @@ def _command(group: str, action: str) -> Command:
     if group == 'db':
         # Alone, as it takes alembic.
         from heat_liveness.cmd import schema
-        return {'sync': schema.sync, 'version': schema.version, 'check': schema.check}[action]
+        return {'sync': schema.sync, 'drop': schema.drop, 'version': schema.version,
+                'check': schema.check}[action]
     from heat_liveness.cmd import lock, service, takeover
     return {
         ('service', 'list'): service.shown, ('service', 'show'): service.show,
@@ -144,6 +145,7 @@ def _action(actions: Any, name: str, text: str, *, formats: bool = False) -> Any
 
 def _add_db(actions: Any) -> None:
     _action(actions, 'sync', 'create the tables, or upgrade them')
+    _action(actions, 'drop', 'remove the tables, where no engine beats any more')
     _action(actions, 'version', 'show the version of the tables')
     _action(actions, 'check', 'fail if the tables are not of the version that is needed')
 

@@ -18,6 +18,7 @@ from heat_liveness import errors
 from heat_liveness.conf import Settings
 from heat_liveness.db import migration
 from heat_liveness.db.database import Database
+from heat_liveness.db.members import Members
 
 
 def sync(database: Database, settings: Settings, options: Any) -> str:
@@ -28,6 +29,21 @@ def sync(database: Database, settings: Settings, options: Any) -> str:
     if before is None:
         return f'The tables are made in {database.name}, version {after}.'
     return f'The tables in {database.name} are upgraded from version {before} to {after}.'
+
+
+def drop(database: Database, settings: Settings, options: Any) -> str:
+    """Remove the tables, unless an engine needs them."""
+    if migration.version(database) is None:
+        return f'There are no tables in {database.name}.'
+    beating = [row.engine_id for row in Members(database).all()
+               if row.live and row.age < settings.service_down_time]
+    if beating:
+        raise errors.Refused(
+            f'{len(beating)} engines beat in these tables, {beating[0]} among them, and would '
+            f'work no more without them: set enabled in [liveness] to false, restart them, and '
+            f'try again.')
+    migration.drop(database)
+    return f'The tables are removed from {database.name}.'
 
 
 def version(database: Database, settings: Settings, options: Any) -> str:

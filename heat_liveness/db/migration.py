@@ -51,6 +51,20 @@ def sync(database: Database) -> tuple[str | None, str]:
     return before, head()
 
 
+def drop(database: Database) -> bool:
+    """Remove the tables with all that is in them, and nothing else; return whether any was there.
+
+    :raises SchemaError: the tables are of a version that this code does not know
+    :raises DatabaseError: the database could not be reached, or refused
+    """
+    with database.transaction() as connection, _alone(database, connection):
+        before = _current(connection)
+        _refuse_newer(database, before)
+        models.metadata.drop_all(connection)
+        sa.Table(models.VERSION_TABLE, sa.MetaData()).drop(connection, checkfirst=True)
+    return before is not None
+
+
 def version(database: Database) -> str | None:
     """Return the version of the tables, or None where there are none."""
     with database.transaction() as connection:

@@ -163,6 +163,16 @@ def test_db_makes_the_tables_and_checks_them(
     bed.database.close()
 
 
+def test_db_drop_removes_the_tables_when_nobody_beats_in_them_any_more(bed: Bed) -> None:
+    engine_id = bed.engine()
+    assert engine_id in bed.refuse('db', 'drop')
+    assert bed.members.read(engine_id) is not None
+    bed.shift('updated_at', engine_id, SETTINGS.service_down_time + 1)
+    assert bed.ask('db', 'drop').startswith('The tables are removed from ')
+    assert 'db sync' in bed.refuse('db', 'check')
+    assert bed.ask('db', 'drop').startswith('There are no tables in ')
+
+
 @pytest.mark.parametrize('arguments', [
     ['db', 'sync'], ['db', 'check'], ['service', 'list'], ['service', 'clean'], ['lock', 'list']])
 def test_tables_of_a_later_release_are_refused(bed: Bed, arguments: list[str]) -> None:

@@ -156,6 +156,26 @@ def test_heats_own_tables_are_not_touched(database: Database) -> None:
     assert migration.version(database) == migration.head()
 
 
+def test_drop_removes_our_tables_and_no_others(database: Database) -> None:
+    with database.transaction() as connection:
+        connection.exec_driver_sql('CREATE TABLE stack (id INTEGER)')
+    assert migration.drop(database) is False
+    migration.sync(database)
+    assert migration.drop(database) is True
+    assert sa.inspect(database.engine).get_table_names() == ['stack']
+    assert migration.version(database) is None
+    assert migration.sync(database) == (None, migration.head())
+
+
+def test_a_newer_schema_is_not_dropped(database: Database) -> None:
+    migration.sync(database)
+    with database.transaction() as connection:
+        connection.exec_driver_sql(f"UPDATE {models.VERSION_TABLE} SET version_num = 'later'")
+    with pytest.raises(errors.SchemaError, match='upgrade'):
+        migration.drop(database)
+    assert models.service.name in sa.inspect(database.engine).get_table_names()
+
+
 def test_no_key_leads_into_anybodys_table(database: Database) -> None:
     migration.sync(database)
     with database.transaction() as connection:
