@@ -21,6 +21,10 @@ import pytest
 
 from tests.heat.lab.heat import Lab
 
+collect_ignore = [] if os.environ.get('LONG') else ['test_abandon.py', 'test_long.py',
+                                                    'test_mixed.py', 'test_restarts.py']
+"""What there is no time for each time."""
+
 FIGURES = pytest.StashKey[list[str]]()
 CELLS = pytest.StashKey[list[Mapping[str, object]]]()
 

@@ -31,9 +31,7 @@ from tests.heat.lab.patience import wait_until
 from tests.heat.lab.place import LabError
 from tests.heat.lab.stacks import Stack
 
-pytestmark = [
-    pytest.mark.heat, pytest.mark.timeout(3600),
-    pytest.mark.skipif(not os.environ.get('LONG'), reason='LONG=1 runs it')]
+pytestmark = [pytest.mark.heat, pytest.mark.timeout(3600)]
 
 STACKS = 50
 ENGINES = ('e1', 'e2', 'e3')

@@ -47,10 +47,12 @@ def test_poison_takes_down_few_engines(
         deaths = count_deaths(fleet)
         figure(f'poison {"in its lock" if locked else "before its lock"}: {deaths} engines dead, '
                f'CREATE_FAILED after {seconds:.1f} s: {stack.row["status_reason"]}')
-        assert 0 < deaths <= MAX_TAKEOVERS
+        # Nobody can know who took the first message, if he died before he had locked anything.
+        assert 0 < deaths <= MAX_TAKEOVERS + (not locked)
         assert 'killer' in stack.row['status_reason']
-        killer, = [row for row in stack.resources if row['name'] == 'killer']
-        assert (killer['status'], killer['engine_id']) == ('FAILED', None)
+        # Each death before the last has it replaced.
+        assert {(row['status'], row['engine_id']) for row in stack.resources
+                if row['name'] == 'killer'} == {('FAILED', None)}
         # What was beside it is not quarantined with it.
         assert {row['status'] for row in stack.resources if row['name'] != 'killer'} == {
             'COMPLETE'}

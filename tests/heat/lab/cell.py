@@ -128,8 +128,10 @@ class Cell:
             fleet.hold(self._action.handler, self._action.held)
             self._action.begin(fleet, stack)
             victim = self._wait_for_locks(fleet, stack)
-            self._end(fleet, victim[0])
-            return victim, fleet.now
+            before = fleet.now
+            self._end(fleet, victim)
+            # An engine that is asked to end dies when its patience does.
+            return victim, fleet.now if self._way in {'term', 'hup'} else before
         order: dict[str, object] = {
             'how': 'machine' if self._way == 'all' else self._way,
             'stack': self._action.inner or stack.name, 'nth': NTH.get(self._window, 1)}
@@ -164,8 +166,8 @@ class Cell:
         engine = next(each for each in fleet.engines.values() if each.engine_id == held[0])
         return engine, engine.pid, engine.engine_id
 
-    def _end(self, fleet: Fleet, engine: Engine) -> None:
-        victim = engine, engine.pid, engine.engine_id
+    def _end(self, fleet: Fleet, victim: tuple[Engine, int, str]) -> None:
+        engine = victim[0]
         {'machine': engine.program.kill, 'worker': engine.kill_worker, 'term': engine.terminate,
          'hup': engine.reload, 'freeze': engine.program.freeze,
          'all': engine.program.kill}[self._way]()
