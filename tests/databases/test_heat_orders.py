@@ -250,6 +250,27 @@ def test_an_order_is_adopted_by_one(heat: Heat) -> None:
     assert all(len(heat.found(order).story) == 1 for order in orders)
 
 
+def test_a_message_that_lands_while_its_sender_is_relieved_has_one_owner(heat: Heat) -> None:
+    """I9: either its receiver has it, or who took it over sends another."""
+    heat.engine('third')
+    for number in range(1, 7):
+        order = heat.order(number)
+        send(heat, order)
+    owner = heat.kill('me')
+    orders = heat.orders.of('me', 9)
+    adopted, *used = at_once(
+        lambda: {order.id for order in heat.orders.adopt(owner, 'third', 99)},
+        *(functools.partial(use, heat, order) for order in orders))
+    assert isinstance(adopted, set)
+    landed = {order.id for order, was in zip(orders, used, strict=True) if was is True}
+    assert adopted | landed == {order.id for order in orders}
+    assert adopted & landed == set()
+    for order in orders:
+        now = heat.found(order)
+        assert (now.status, now.taken_by) == (
+            ('used', 'other') if order.id in landed else ('claimed', 'third'))
+
+
 def test_no_more_is_adopted_than_there_is_room_for_and_the_oldest_first(heat: Heat) -> None:
     orders = [heat.order(number) for number in (1, 2, 3)]
     owner = heat.kill('me')

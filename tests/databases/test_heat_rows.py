@@ -13,6 +13,7 @@
 """Statements about Heat's tables: one winner, one order, and nothing guessed."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -247,6 +248,26 @@ def test_of_two_takers_at_once_each_lock_has_one(heat: Heat) -> None:
     assert sorted(taken) == list(range(1, 21))
     assert sorted(entry.detail['resource_id'] for entry in heat.entries()) == list(range(1, 21))
     assert {heat.state(number)[2:] for number in range(1, 21)} == {(None, 2)}
+
+
+def test_a_release_that_lands_late_and_a_takeover_do_not_both_happen(heat: Heat) -> None:
+    """I3: Heat's own release names owner and atomic_key too."""
+    def release(number: int) -> bool:
+        return heat.run(tables.resource.update().where(
+            tables.resource.c.id == number, tables.resource.c.engine_id == 'dead',
+            tables.resource.c.atomic_key == 1).values(
+                status='COMPLETE', engine_id=None, atomic_key=2)).rowcount == 1
+
+    for number in range(1, 10):
+        heat.resource(number)
+    decided, *released = at_once(
+        heat.take_over, *(functools.partial(release, number) for number in range(1, 10)))
+    assert isinstance(decided, dict)
+    assert {number for number, was in enumerate(released, 1) if was is not True} == set(decided)
+    assert {number: heat.state(number) for number in range(1, 10)} == {
+        number: ('INIT' if number in decided else 'CREATE', 'COMPLETE', None, 2)
+        for number in range(1, 10)}
+    assert {entry.detail['resource_id'] for entry in heat.entries()} == set(decided)
 
 
 # What is not taken, and when it is.
