@@ -142,8 +142,11 @@ class Sweep:
         elif not view.traversal.requires:
             yield Finding(stack, 'finish', 'it has nothing to do and did not end')
         elif due := view.traversal.due():
+            found = {node: list(self._lost(view, node, policy)) for node in due}
             for node in due:
-                yield from self._lost(view, node, policy)
+                # What reports once more has Heat send the messages of those it reports to.
+                if not any(found.get(other) for other in view.traversal.requires[node]):
+                    yield from found[node]
         else:
             # Each node has reported.  A root that reports once more brings the end about.
             root = view.traversal.roots()[0]
