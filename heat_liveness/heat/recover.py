@@ -33,7 +33,7 @@ from heat_liveness import engine as engines
 from heat_liveness.db.database import Database
 from heat_liveness.db.journal import Journal
 from heat_liveness.db.members import Members
-from heat_liveness.heat import observed, orders, rows, sweep
+from heat_liveness.heat import calls, observed, orders, rows, sweep
 
 BINARY = 'heat-liveness-recover'
 
@@ -52,7 +52,8 @@ def tell(configuration: Any, settings: conf.Settings, only: str | None,
     policy = sweep.Policy(
         lost_message_time=settings.lost_message_time,
         stack_timeout=float(cfg.CONF.stack_action_timeout),
-        abandons=bool(cfg.CONF.enable_stack_abandon), preempts=bool(heat.strangers()))
+        abandons=bool(cfg.CONF.enable_stack_abandon), graphless=calls.GRAPHLESS,
+        preempts=bool(heat.strangers()))
     try:
         look.look(policy, only)
         say(f'Looking at the stacks for {settings.lost_message_time:g} s.')

@@ -67,6 +67,8 @@ class Policy:
     """How long an operation may take where its stack does not say."""
     abandons: bool = False
     """Whether a DELETE may be an abandon."""
+    graphless: frozenset[str] = frozenset()
+    """Actions that this Heat does without a graph, and of which nothing can be told from one."""
     preempts: bool = False
     """Whether a message sent twice could interrupt a nested stack, as somebody knows no tokens."""
 
@@ -98,7 +100,7 @@ class Sweep:
         :raises DatabaseError: what was seen before stays
         """
         candidates = {stack.id: (stack, age) for stack, age in self._rows.candidates()
-                      if only in {None, stack.id}}
+                      if only in {None, stack.id} and stack.action not in policy.graphless}
         now = self._clock.now()
         prints = self._rows.prints(candidates)
         self._seen = {

@@ -196,7 +196,8 @@ class HeatWork:
         return sweep.Policy(
             lost_message_time=self._settings.lost_message_time,
             stack_timeout=float(cfg.CONF.stack_action_timeout),
-            abandons=bool(cfg.CONF.enable_stack_abandon), preempts=self._preempts())
+            abandons=bool(cfg.CONF.enable_stack_abandon), graphless=calls.GRAPHLESS,
+            preempts=self._preempts())
 
     def _preempts(self) -> bool:
         return bool(self._rows.strangers())

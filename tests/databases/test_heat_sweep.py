@@ -229,6 +229,15 @@ def test_a_node_that_died_before_it_had_reported_to_all_is_sent_again_and_sends_
     assert told(observer.watch()) == [('s1', 'send again', THREE, 'r3')]
 
 
+def test_what_is_not_sent_again_itself_sends_no_others(heat: Heat, observer: Observer) -> None:
+    heat.stack('s1', [(ONE, THREE), (TWO, THREE)])
+    for number in (1, 2, 3):
+        heat.resource(number, **IDLE)
+    heat.report(THREE, TWO)
+    heat.change(tables.resource, 3, engine_id='other')
+    assert told(observer.watch()) == [('s1', 'send again', TWO, 'r2')]
+
+
 @pytest.mark.parametrize('row', [
     {'action': 'CREATE', 'status': 'COMPLETE'}, {'action': 'CREATE', 'status': 'FAILED'},
     {'action': 'UPDATE', 'status': 'IN_PROGRESS'}])
@@ -531,3 +540,10 @@ def test_a_stack_that_is_quiet_costs_no_more_than_a_view_and_its_due_nodes(heats
     with heats.statements() as sent:
         assert observer.look() == []
     assert len(sent) == 3
+
+
+def test_an_action_that_this_heat_does_without_a_graph_is_not_judged_by_one(
+        heat: Heat, observer: Observer) -> None:
+    hang(heat, stack_id='s2', action='SUSPEND')
+    assert observer.watch(graphless=frozenset({'SUSPEND'})) == []
+    assert [found.stack.id for found in observer.watch()] == ['s2']
