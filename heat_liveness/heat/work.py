@@ -231,12 +231,30 @@ class HeatWork:
             self._using.add(order_id)
         used = False
         try:
-            used = self._orders.use(order_id, self._me)
+            used = self._orders.use(order_id, self._me) and self._is_wanted(order_id)
         finally:
             if not used:
                 with self._guard:
                     self._using.discard(order_id)
         return used
+
+    def _is_wanted(self, order_id: int) -> bool:
+        """Return whether what a message asks for is still to be done; it may have come late.
+
+        Where the message that seemed lost had only waited in a long queue, it came first.
+        """
+        order = self._orders.find(order_id)
+        reason = 'the order is gone' if order is None else self._obstacle(order)
+        if reason is not None:
+            self._orders.close(order_id, self._me, reason)
+        return reason is None
+
+    def _obstacle(self, order: orders.Order) -> str | None:
+        view = self._rows.view(order.stack_id)
+        if view is None or view.stack.traversal != order.traversal:
+            return 'its stack has begun something else'
+        node = self._node(order, view)
+        return node if isinstance(node, str) else None
 
     def used(self, order_id: int, failure: BaseException | None) -> None:
         """Note that the check of a message whose token was used has ended, well or not.
