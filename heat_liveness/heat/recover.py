@@ -25,15 +25,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from oslo_config import cfg
-
 from heat_liveness import agent, conf
 from heat_liveness import clock as clocks
 from heat_liveness import engine as engines
 from heat_liveness.db.database import Database
 from heat_liveness.db.journal import Journal
-from heat_liveness.db.members import Members
-from heat_liveness.heat import calls, observed, orders, rows, sweep
+from heat_liveness.db.members import Members, ServiceRow
+from heat_liveness.heat import observed, orders, rows, sweep, watcher, work
 
 BINARY = 'heat-liveness-recover'
 
@@ -49,16 +47,12 @@ def tell(configuration: Any, settings: conf.Settings, only: str | None,
     clock = clocks.BootClock()
     heat = rows.HeatRows(database)
     look = sweep.Sweep(heat, clock)
-    policy = sweep.Policy(
-        lost_message_time=settings.lost_message_time,
-        stack_timeout=float(cfg.CONF.stack_action_timeout),
-        abandons=bool(cfg.CONF.enable_stack_abandon), graphless=calls.GRAPHLESS,
-        preempts=bool(heat.strangers()))
+    policy = work.policy(settings, preempts=bool(heat.strangers()))
     try:
         look.look(policy, only)
         say(f'Looking at the stacks for {settings.lost_message_time:g} s.')
         time.sleep(settings.lost_message_time)
-        lines = _held(database, heat, settings, policy, only)
+        lines = _held(database, heat, settings, only)
         lines += [f'Stack {finding.stack.name} ({finding.stack.id}) '
                   f'{finding.stack.action}_{finding.stack.status}'
                   f'{f", resource {finding.name}" if finding.name else ""}: {finding.plan}, as '
@@ -68,30 +62,33 @@ def tell(configuration: Any, settings: conf.Settings, only: str | None,
     return '\n'.join(lines) or 'Nothing is to be done.'
 
 
-def _held(database: Database, heat: rows.HeatRows, settings: conf.Settings, policy: sweep.Policy,
+def _held(database: Database, heat: rows.HeatRows, settings: conf.Settings,
           only: str | None) -> list[str]:
     """Tell what would be done with the locks of engines that are not alive."""
     members = Members(database)
     known = {row.engine_id: row for row in members.all()}
     lines = []
     for row in known.values():
-        if not row.ended:
-            continue
-        rules = rows.Rules(max_takeovers=settings.max_takeovers, abandons=policy.abandons,
-                           fenced=row.judged)
-        lines += [
-            f'Stack {held.stack.name} ({held.stack.id}) {held.stack.action}_{held.stack.status}, '
-            f'resource {held.name} ({held.action}_{held.status}), held by engine {row.engine_id} '
-            f'({row.state}): {decision.plan}, as {decision.reason}.'
-            for held, decision in heat.consider(row, rules) if only in {None, held.stack.id}]
-    theirs = observed.observed(database)
+        if row.ended:
+            lines += _considered(heat, row, settings, only)
+    theirs = watcher.observed(database)
     for engine_id in sorted(heat.unknown_holders(known)):
-        beat = theirs[engine_id].beat if engine_id in theirs else None
+        engine = theirs.get(engine_id, watcher.Observed(engine_id=engine_id))
         lines.append(
-            f'Engine {engine_id} holds resources and does not beat for us; in the service table of '
-            f'Heat itself it beat last at {beat}. It would be watched for at least '
-            f'{settings.observed_down_time:g} s before anything is taken from it.')
+            f'Engine {engine_id} on {engine.host} holds resources and does not beat for us; in the '
+            f'service table of Heat itself it beat last at {engine.beat}. It would be watched for '
+            f'at least {settings.observed_down_time:g} s, and if it is dead then:')
+        lines += _considered(heat, engine.dead, settings, only)
     return lines
+
+
+def _considered(heat: rows.HeatRows, owner: ServiceRow, settings: conf.Settings,
+                only: str | None) -> list[str]:
+    return [
+        f'Stack {held.stack.name} ({held.stack.id}) {held.stack.action}_{held.stack.status}, '
+        f'resource {held.name} ({held.action}_{held.status}), held by engine {owner.engine_id}: '
+        f'{decision.plan}, as {decision.reason}.'
+        for held, decision in heat.consider(owner, work.rules(settings, owner, only))]
 
 
 def do(configuration: Any, settings: conf.Settings, only: str | None,
@@ -106,14 +103,14 @@ def do(configuration: Any, settings: conf.Settings, only: str | None,
         lambda context: observed.ObservedWork(context, only=only), configuration=configuration)
     live.join()
     live.start(scanner=False)
-    work: Any = live.work
+    store: Any = live.work
     started = clock.now()
     told = ''
     try:
         while True:
-            work.search()
+            store.search()
             passed = clock.now() - started
-            waits = _waits(work, settings, passed)
+            waits = _waits(store, settings, passed)
             if not waits:
                 break
             if waits != told:
@@ -129,14 +126,14 @@ def do(configuration: Any, settings: conf.Settings, only: str | None,
     return '\n'.join([*deaths, *found]) or 'Nothing was to be done.'
 
 
-def _waits(work: Any, settings: conf.Settings, passed: float) -> str:
+def _waits(store: Any, settings: conf.Settings, passed: float) -> str:
     """Say what the command still waits for; nothing once all is done."""
-    if work.watcher.suspects:
-        return (f'Watching {len(work.watcher.suspects)} engines that hold resources and do not '
+    if store.watcher.suspects:
+        return (f'Watching {len(store.watcher.suspects)} engines that hold resources and do not '
                 f'beat, for at least {settings.observed_down_time:g} s.')
     if passed < settings.lost_message_time + 2 * settings.sweep_interval:
         return f'Looking at the stacks for {settings.lost_message_time:g} s.'
-    if not work.idle and passed < (settings.observed_down_time + settings.lost_message_time
+    if not store.idle and passed < (settings.observed_down_time + settings.lost_message_time
                                    + _LANDING_SECONDS):
         return 'Waiting until the messages have landed.'
     return ''

@@ -39,7 +39,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from heat_liveness import errors
+from heat_liveness import conf, errors
 from heat_liveness.db.members import ServiceRow
 from heat_liveness.heat import calls, graph, orders, rows, sweep
 from heat_liveness.heat.plans import Decision, Plan, Resource
@@ -55,6 +55,23 @@ _RESEND_SECONDS = 10.0
 _LONGEST_RESEND_SECONDS = 640.0
 _WAIT_SECONDS = 5.0
 """How long a resource that waits for its nested stack is not asked about again."""
+
+
+def rules(settings: conf.Settings, owner: ServiceRow, only: str | None) -> rows.Rules:
+    """Return what decides, beside the rows themselves, about what an engine has left behind."""
+    return rows.Rules(max_takeovers=settings.max_takeovers, only=only,
+                      abandons=bool(cfg.CONF.enable_stack_abandon),
+                      # One that never beat for us has no fence.
+                      fenced=owner.judged)
+
+
+def policy(settings: conf.Settings, *, preempts: bool) -> sweep.Policy:
+    """Return what a sweep goes by."""
+    return sweep.Policy(
+        lost_message_time=settings.lost_message_time,
+        stack_timeout=float(cfg.CONF.stack_action_timeout),
+        abandons=bool(cfg.CONF.enable_stack_abandon), graphless=calls.GRAPHLESS,
+        preempts=preempts)
 
 
 class HeatWork:
@@ -81,18 +98,12 @@ class HeatWork:
         self._using: set[int] = set()
         self._left_alone: set[tuple[int, int]] = set()
         self._waiting: dict[tuple[int, int], float] = {}
+        self._paused: dict[str, float] = {}
         self._alone: orders.Order | None = None
         self._swept: float | None = None
         self._followed: float | None = None
         self._draining = False
         self._only = only
-
-    def rules(self, owner: ServiceRow) -> rows.Rules:
-        """Return what decides beside the rows themselves."""
-        return rows.Rules(max_takeovers=self._settings.max_takeovers, only=self._only,
-                          abandons=bool(cfg.CONF.enable_stack_abandon),
-                          # One that never beat for us has no fence.
-                          fenced=owner.judged)
 
     def claim(self, owner: ServiceRow) -> Claim:
         """Take over locked resources and open orders of an ended engine; see :class:`Claim`."""
@@ -101,12 +112,14 @@ class HeatWork:
         if not room:
             return Claim(0, more=True)
         now = self._clock.now()
+        if self._paused.get(owner.engine_id, now) > now:
+            return Claim(0, more=True)
         self._waiting = {key: until for key, until in self._waiting.items() if until > now}
         try:
             adopted = self._orders.adopt(owner, self._me, room)
             decided = self._rows.take_over(owner, self._me, room,
                                            self._left_alone | set(self._waiting),
-                                           self.rules(owner))
+                                           rules(self._settings, owner, self._only))
         except errors.UnclearOutcome:
             self.doubts = True
             raise
@@ -116,6 +129,9 @@ class HeatWork:
         self._carry_out(adopted)
         if taken:
             self.reclaim()
+        if not taken and not adopted and self._waiting:
+            # What waits for its nested stack is asked about again, but not at each look.
+            self._paused[owner.engine_id] = now + _WAIT_SECONDS
         return Claim(taken + len(adopted),
                      more=len(decided) + len(adopted) >= room or bool(self._waiting))
 
@@ -177,7 +193,8 @@ class HeatWork:
 
     def _look_at_all(self) -> None:
         if self._members.eldest(self._identity, self._settings.candidate_age) == self._me:
-            for finding in self._sweep.look(self.policy, self._only):
+            for finding in self._sweep.look(policy(self._settings, preempts=self._preempts()),
+                                            self._only):
                 self._give(finding)
             for engine_id in self._orders.abandoned():
                 giver = self._members.read(engine_id)
@@ -190,16 +207,8 @@ class HeatWork:
         """Whether this engine has no order open: all that it has begun has come to its end."""
         return not self._orders.of(self._me, 1)
 
-    @property
-    def policy(self) -> sweep.Policy:
-        """What a sweep goes by."""
-        return sweep.Policy(
-            lost_message_time=self._settings.lost_message_time,
-            stack_timeout=float(cfg.CONF.stack_action_timeout),
-            abandons=bool(cfg.CONF.enable_stack_abandon), graphless=calls.GRAPHLESS,
-            preempts=self._preempts())
-
     def _preempts(self) -> bool:
+        """Return whether somebody receives messages who knows no tokens."""
         return bool(self._rows.strangers())
 
     def _give(self, finding: sweep.Finding) -> None:

@@ -1,0 +1,228 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Watching engines that do not beat for us: through Heat's own service table, and by pings.
+
+What can be seen of such an engine is a row in which it writes its own time once in
+``report_interval`` (60 s, to the second).  A row may be missing (the first beat failed),
+purged, soft-deleted under a living engine, or come back.  So:
+
+* **A verdict needs more.**  The row has not moved, by our own eyes and our own clock, for
+  ``observed_down_time``, which is at least three of its intervals; time without a good
+  view counts for nothing, and after a gap each engine may beat first.  And the engine has
+  answered neither of two pings over the message queue, half-way and at the end.  An engine
+  that holds work and has no row at all is judged by the pings alone, over the same time.
+* **A verdict is recorded** as for any engine: a service row (of protocol 0, which nobody
+  judges by its beats) that is declared dead, on the evidence ``observed``.
+* **It can be wrong.**  An engine that was stopped for that long comes back and writes.  Then
+  its row here is removed, so that nobody takes anything from it any more, and a WARNING says
+  so.
+"""
+
+import dataclasses
+import datetime
+import logging
+from collections.abc import Callable
+from concurrent import futures
+
+import sqlalchemy as sa
+
+from heat_liveness import clock as clocks
+from heat_liveness import conf
+from heat_liveness import engine as engines
+from heat_liveness.db.database import Database
+from heat_liveness.db.members import Members, ServiceRow
+from heat_liveness.heat import bridge
+from heat_liveness.heat.rows import HeatRows
+
+LOG = logging.getLogger(__name__)
+
+EVIDENCE = 'observed'
+
+_LONGEST_GAP_SECONDS = 30.0
+"""Longer between two looks than this, and nothing is known of what was in between."""
+_PINGERS = 8
+
+_service = sa.table(
+    'service', *map(sa.column, (
+        'engine_id', 'host', 'hostname', 'binary', 'topic', 'report_interval', 'deleted_at')),
+    sa.column('created_at', sa.DateTime()), sa.column('updated_at', sa.DateTime()))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Observed:
+    """What Heat's own table says of an engine; of one without a row, next to nothing."""
+
+    engine_id: str
+    host: str = 'unknown'
+    hostname: str = 'unknown'
+    report_interval: int = 60
+    beat: datetime.datetime | None = None
+
+    @property
+    def dead(self) -> ServiceRow:
+        """The row that a verdict would write."""
+        never = datetime.datetime.min  # noqa: DTZ901 - as the database's times, without a zone
+        return ServiceRow(
+            engine_id=self.engine_id, host=self.host, hostname=self.hostname,
+            binary=bridge.BINARY, topic=bridge.TOPIC, report_interval=self.report_interval,
+            fence_time=0, protocol=engines.OBSERVED, state='dead', report_count=0,
+            created_at=never, updated_at=never, age=0, evidence=EVIDENCE,
+            process=engines.Process(0, 0, 0, 0, ''))
+
+
+@dataclasses.dataclass
+class _Watch:
+    """How long an engine was seen not to beat, in seconds of good view, and its missed pings."""
+
+    beat: datetime.datetime | None
+    watched: float = 0.0
+    settle_until: float = 0.0
+    pings: int = 0
+    alive: bool = False
+    """Whether it was seen to beat, or has answered."""
+
+
+def observed(database: Database) -> dict[str, Observed]:
+    """Read Heat's service table, deleted rows too: a living engine brings its row back."""
+    beat = sa.func.coalesce(_service.c.updated_at, _service.c.created_at).label('beat')
+    with database.autocommit() as connection:
+        rows = connection.execute(
+            sa.select(_service.c.engine_id, _service.c.host, _service.c.hostname,
+                      _service.c.report_interval, beat)
+            .where(_service.c.binary == bridge.BINARY).order_by(beat)).all()
+    return {row.engine_id: Observed(**row._mapping) for row in rows}
+
+
+class Watcher:
+    """Watches the engines that do not beat for us.  For use by one thread."""
+
+    def __init__(self, me: str, settings: conf.Settings, database: Database, members: Members,
+                 rows: HeatRows, clock: clocks.Clock, ping: Callable[[str], bool]) -> None:
+        """Watch nobody yet.
+
+        :param ping: asks an engine over the message queue whether it is there
+        """
+        self._me = me
+        self._settings = settings
+        self._database = database
+        self._members = members
+        self._rows = rows
+        self._clock = clock
+        self._ping = ping
+        self._pool = futures.ThreadPoolExecutor(_PINGERS, thread_name_prefix='liveness-ping')
+        self._watches: dict[str, _Watch] = {}
+        self._looked: float | None = None
+        self.suspects: set[str] = set()
+        """Engines that hold work, have not been seen to live, and are not judged yet."""
+
+    def window(self, engine: Observed) -> float:
+        """Return how long an engine is watched, in seconds."""
+        return max(self._settings.observed_down_time, 3.0 * engine.report_interval)
+
+    def look(self) -> list[ServiceRow]:
+        """Look at all of them once; return the rows of those that are declared dead now.
+
+        :raises DatabaseError: time without a view counts for nothing
+        """
+        now = self._clock.now()
+        found = observed(self._database)
+        known = {row.engine_id: row for row in self._members.all()}
+        for holder in self._rows.unknown_holders({*found, *known}):
+            found[holder] = Observed(engine_id=holder)
+        self._revive(found, known)
+        gap = self._looked is None or now - self._looked > _LONGEST_GAP_SECONDS
+        passed = 0.0 if self._looked is None or gap else now - self._looked
+        self._looked = now
+        watched = {engine_id: engine for engine_id, engine in found.items()
+                   if engine_id not in known or (known[engine_id].live
+                                                 and not known[engine_id].judged)}
+        for engine in watched.values():
+            self._watch(engine, now, passed, gap=gap)
+        self._watches = {engine_id: watch for engine_id, watch in self._watches.items()
+                         if engine_id in found}
+        judged = self._judge(watched)
+        holders = self._rows.holders(list(watched)) if watched else set()
+        self.suspects = {engine_id for engine_id in holders
+                         if not self._watches[engine_id].alive
+                         } - {row.engine_id for row in judged}
+        return judged
+
+    def _watch(self, engine: Observed, now: float, passed: float, *, gap: bool) -> None:
+        watch = self._watches.setdefault(engine.engine_id, _Watch(engine.beat))
+        if engine.beat != watch.beat:
+            self._watches[engine.engine_id] = _Watch(engine.beat, alive=True)
+            return
+        if gap:
+            # After an outage each engine beats at its own time; let all of them.
+            watch.settle_until = now + 1.1 * engine.report_interval if watch.watched else now
+        elif now >= watch.settle_until:
+            watch.watched += passed
+
+    def _judge(self, watched: dict[str, Observed]) -> list[ServiceRow]:
+        due = [engine for engine_id, engine in watched.items()
+               if self._watches[engine_id].watched >= self.window(engine) / 2]
+        hosts = {engine.host for engine in watched.values()}
+        silent = {engine.host for engine in due
+                  if self._watches[engine.engine_id].watched >= self.window(engine)}
+        mass = len(silent) > 2 and len(silent) * 2 > len(hosts)
+        late = [engine for engine in due if self._needs_ping(engine, mass=mass)]
+        found = []
+        for engine, answered in zip(late, self._pool.map(self._pinged, late), strict=True):
+            watch = self._watches[engine.engine_id]
+            if answered:
+                self._watches[engine.engine_id] = _Watch(engine.beat, alive=True)
+                continue
+            watch.pings += 1
+            if watch.pings >= 2:
+                row = self._declare(engine, watch, mass=mass)
+                found += [row] if row is not None else []
+        return found
+
+    def _needs_ping(self, engine: Observed, *, mass: bool) -> bool:
+        watch = self._watches[engine.engine_id]
+        delay = self._settings.breaker_delay if mass else 0.0
+        return watch.pings == 0 or watch.watched >= self.window(engine) + delay
+
+    def _pinged(self, engine: Observed) -> bool:
+        """Return whether an engine answers; a queue that is away is no silence of the engine's."""
+        try:
+            return self._ping(engine.engine_id)
+        except Exception as error:
+            LOG.debug('Engine %s could not be asked: %s', engine.engine_id, error)
+            return True
+
+    def _declare(self, engine: Observed, watch: _Watch, *, mass: bool) -> ServiceRow | None:
+        row = self._members.introduce(engine.engine_id, engine.host, engine.hostname,
+                                      bridge.BINARY, bridge.TOPIC, engine.report_interval)
+        if row is None or not row.live or observed(self._database).get(
+                engine.engine_id, engine).beat != watch.beat:
+            return None
+        detail = {'watched_seconds': round(watch.watched, 1), 'window_seconds': self.window(engine),
+                  'pings_missed': watch.pings, 'last_beat': str(watch.beat)}
+        if not self._members.declare(row, self._me, EVIDENCE, mass, detail):
+            return None
+        LOG.warning('Engine %s on %s is dead: its row in the service table has not moved for %.0f '
+                    's, and it answered no ping. It has no fence; see that its process has ended.',
+                    engine.engine_id, engine.host, watch.watched)
+        return self._members.read(engine.engine_id)
+
+    def _revive(self, found: dict[str, Observed], known: dict[str, ServiceRow]) -> None:
+        """Remove the verdict on an engine that beats again: it must be robbed no more."""
+        for engine_id, row in known.items():
+            if row.judged or row.live or engine_id not in found:
+                continue
+            watch = self._watches.setdefault(engine_id, _Watch(found[engine_id].beat))
+            if watch.beat != found[engine_id].beat and self._members.disown(engine_id):
+                LOG.warning('Engine %s on %s was declared dead and beats again: it had only been '
+                            'stopped. What it held may have been done twice.', engine_id, row.host)
+                self._watches[engine_id] = _Watch(found[engine_id].beat)
