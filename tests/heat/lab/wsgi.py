@@ -18,7 +18,18 @@ Called with the port, the module that has the ``application``, and what that rea
 import importlib
 import socketserver
 import sys
+import threading
+from collections.abc import Callable, Iterable
 from wsgiref import simple_server
+
+SERIAL = 'keystone.wsgi.api'
+"""What is asked one question at a time.
+
+In Keystone 30, of two requests at one time one can be taken to have the scope of the other: 403,
+"requires a scope of [project]", where another thread just serves the token of a domain.
+"""
+
+Application = Callable[..., Iterable[bytes]]
 
 
 class Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
@@ -28,10 +39,23 @@ class Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
     request_queue_size = 128
 
 
+def serial(application: Application) -> Application:
+    """Let an application serve one request at a time."""
+    turn = threading.Lock()
+
+    def serve(*request: object) -> Iterable[bytes]:
+        with turn:
+            return list(application(*request))
+
+    return serve
+
+
 def main() -> None:
     port, module = int(sys.argv[1]), sys.argv[2]
     sys.argv[1:] = sys.argv[3:]
     application = importlib.import_module(module).application
+    if module == SERIAL:
+        application = serial(application)
     with simple_server.make_server('127.0.0.1', port, application, Server) as server:
         server.serve_forever()
 
