@@ -103,7 +103,7 @@ class EngineLifecycle:
             return True
         try:
             self._live.gate.wait()
-            used = bool(self._work.use(order_id))
+            used = bool(self._work.delivery.use(order_id))
         except errors.EngineDead as error:
             LOG.error('Nothing more is done here: %s', error)
             threading.Event().wait()
@@ -120,7 +120,7 @@ class EngineLifecycle:
         if self._live is None:
             return
         try:
-            self._work.used(order_id, failure)
+            self._work.delivery.used(order_id, failure)
         except Exception as error:
             LOG.warning('What became of message %s could not be noted; that is tried again. %s',
                         order_id, error)

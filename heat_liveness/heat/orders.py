@@ -271,6 +271,15 @@ class Orders:
         return any(stored.mapping(detail).get('operation') == stack.operation
                    for detail in details)
 
+    def restarts(self, order: Order) -> int:
+        """Return how often a stack's present operation was to be begun anew, this time too."""
+        with self._database.autocommit() as connection:
+            details = connection.scalars(sa.select(_t.c.detail).where(
+                _t.c.subject.like(f'{STACK}:{order.stack_id}:%'))).all()
+        about = (order.detail.get('operation'), 'restart')
+        return sum((each.get('operation'), each.get('plan')) == about
+                   for each in map(stored.mapping, details))
+
     def resent(self, stack_id: str, traversal: str) -> bool:
         """Return whether a message of this traversal was sent again because it seemed lost."""
         with self._database.autocommit() as connection:

@@ -133,8 +133,8 @@ def _waits(store: Any, settings: conf.Settings, passed: float) -> str:
                 f'beat, for at least {settings.observed_down_time:g} s.')
     if passed < settings.lost_message_time + 2 * settings.sweep_interval:
         return f'Looking at the stacks for {settings.lost_message_time:g} s.'
-    if not store.idle and passed < (settings.observed_down_time + settings.lost_message_time
-                                   + _LANDING_SECONDS):
+    longest = settings.observed_down_time + settings.lost_message_time + _LANDING_SECONDS
+    if not store.delivery.idle and passed < longest:
         return 'Waiting until the messages have landed.'
     return ''
 

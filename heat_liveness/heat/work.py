@@ -19,40 +19,23 @@ The unit of recovery is the traversal of a stack.  Two things start it, and both
   state from which Heat does the right thing by itself (:mod:`.plans`), and writes the order;
 * the **sweep** (:mod:`.sweep`), which finds what hangs without a lock.
 
-To carry an order out is to look at the stack as it stands now, and to have Heat check the node
-that waits (:mod:`.calls`).  It is closed where nothing is to be done any more: the stack has
-begun something else, or somebody has taken the work up.  Otherwise the message goes out, again
-and again with longer pauses, until an engine uses its token up; then that engine has the
-order, and if it dies the order begins anew.
-
-**Poison.**  A resource whose engines have died ``max_takeovers`` times fails, and its stack with
-it.  When one more death would be the last, it is worked on alone: by the engine that carries
-the order out, one such resource at a time, so that it takes no other with it.
+:mod:`.delivery` carries them out.
 """
 
-import collections
 import logging
-import threading
-from collections.abc import Collection, Sequence
-from concurrent import futures
-from typing import Any
+from collections.abc import Collection
 
 from oslo_config import cfg
 
 from heat_liveness import conf, errors
 from heat_liveness.db.members import ServiceRow
-from heat_liveness.heat import calls, graph, orders, rows, sweep
+from heat_liveness.heat import calls, delivery, rows, sweep
 from heat_liveness.heat.plans import Decision, Plan, Resource
 from heat_liveness.work import Claim, Context
 
 LOG = logging.getLogger(__name__)
 
 _ORDERS_AT_ONCE = 100
-_SENDERS = 4
-"""Threads that carry out orders: each waits for Keystone most of its time."""
-_RESEND_SECONDS = 10.0
-"""How long a message may take to land before it is sent again; twice that the next time."""
-_LONGEST_RESEND_SECONDS = 640.0
 _WAIT_SECONDS = 5.0
 """How long a resource that waits for its nested stack is not asked about again."""
 
@@ -85,35 +68,26 @@ class HeatWork:
         self.doubts = False
         self._me = context.identity.engine_id
         self._identity = context.identity
-        self._gate = context.gate
         self._clock = context.clock
         self._settings = context.settings
         self._rows = rows.HeatRows(context.database)
         self._orders = self._rows.orders
         self._members = context.members
         self._sweep = sweep.Sweep(self._rows, context.clock)
-        self._pool = futures.ThreadPoolExecutor(_SENDERS, thread_name_prefix='liveness-order')
-        self._guard = threading.Lock()
-        self._running: set[int] = set()
-        self._using: set[int] = set()
+        self.delivery = delivery.Delivery(context, self._rows, self._receiver)
         self._left_alone: set[tuple[int, int]] = set()
         self._waiting: dict[tuple[int, int], float] = {}
         self._paused: dict[str, float] = {}
-        self._alone: orders.Order | None = None
         self._swept: float | None = None
-        self._followed: float | None = None
         self._draining = False
         self._only = only
 
     def claim(self, owner: ServiceRow) -> Claim:
         """Take over locked resources and open orders of an ended engine; see :class:`Claim`."""
+        room, now = self._room(), self._clock.now()
+        if not room or self._paused.get(owner.engine_id, now) > now:
+            return Claim(0, more=True)
         self._rows.hide_service(owner.engine_id)
-        room = self._room()
-        if not room:
-            return Claim(0, more=True)
-        now = self._clock.now()
-        if self._paused.get(owner.engine_id, now) > now:
-            return Claim(0, more=True)
         self._waiting = {key: until for key, until in self._waiting.items() if until > now}
         try:
             adopted = self._orders.adopt(owner, self._me, room)
@@ -126,7 +100,7 @@ class HeatWork:
         taken = 0
         for row, decision in decided:
             taken += self._note(row, decision, owner.engine_id)
-        self._carry_out(adopted)
+        self.delivery.carry_out(adopted)
         if taken:
             self.reclaim()
         if not taken and not adopted and self._waiting:
@@ -159,34 +133,14 @@ class HeatWork:
     def reclaim(self) -> int:
         """Carry out what this engine has claimed, and follow what it has sent or used."""
         self.doubts = False
-        sent = last = 0
-        # All of them: orders that cannot be carried out must not stand before those that can.
-        while found := self._orders.of(self._me, _ORDERS_AT_ONCE, last):
-            last = found[-1].id
-            sent += self._carry_out([order for order in found if self._due(order)])
-        return sent
-
-    def _due(self, order: orders.Order) -> bool:
-        if order.status == orders.USED:
-            with self._guard:
-                used_here = order.id in self._using
-            if not used_here:
-                # The outcome of its last step was unclear, or its check failed.
-                self._orders.give_back(order.id, self._me)
-            return False
-        return order.status == orders.CLAIMED or order.age >= min(
-            _RESEND_SECONDS * 2 ** (order.attempts - 1), _LONGEST_RESEND_SECONDS)
+        return self.delivery.follow()
 
     def search(self) -> None:
         """Follow the orders, and sweep where it is this engine that sweeps for all."""
         now = self._clock.now()
         if self._draining:
             return
-        if self._followed is None or now - self._followed >= _RESEND_SECONDS:
-            self._followed = now
-            self.reclaim()
-        elif self._alone is not None and not self._alone_is_busy():
-            self.reclaim()
+        self.delivery.follow_in_time()
         if self._swept is None or now - self._swept >= self._settings.sweep_interval:
             self._swept = now
             self._look_at_all()
@@ -199,13 +153,8 @@ class HeatWork:
             for engine_id in self._orders.abandoned():
                 giver = self._members.read(engine_id)
                 if giver is not None:
-                    self._carry_out(self._orders.adopt(giver, self._me, _ORDERS_AT_ONCE))
+                    self.delivery.carry_out(self._orders.adopt(giver, self._me, _ORDERS_AT_ONCE))
             self.reclaim()
-
-    @property
-    def idle(self) -> bool:
-        """Whether this engine has no order open: all that it has begun has come to its end."""
-        return not self._orders.of(self._me, 1)
 
     def _preempts(self) -> bool:
         """Return whether somebody receives messages who knows no tokens."""
@@ -229,213 +178,16 @@ class HeatWork:
     def drain(self) -> None:
         """Claim nothing more; what is not sent yet, the others will send."""
         self._draining = True
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def use(self, order_id: int) -> bool:
-        """Use up the token of a message that has reached this engine; False: do not act on it.
-
-        :raises DatabaseError: nobody knows; the message is sent again
-        """
-        with self._guard:
-            self._using.add(order_id)
-        used = False
-        try:
-            used = self._orders.use(order_id, self._me) and self._is_wanted(order_id)
-        finally:
-            if not used:
-                with self._guard:
-                    self._using.discard(order_id)
-        return used
-
-    def _is_wanted(self, order_id: int) -> bool:
-        """Return whether what a message asks for is still to be done; it may have come late.
-
-        Where the message that seemed lost had only waited in a long queue, it came first.
-        """
-        order = self._orders.find(order_id)
-        reason = 'the order is gone' if order is None else self._obstacle(order)
-        if reason is not None:
-            self._orders.close(order_id, self._me, reason)
-        return reason is None
-
-    def _obstacle(self, order: orders.Order) -> str | None:
-        view = self._rows.view(order.stack_id)
-        if view is None or view.stack.traversal != order.traversal:
-            return 'its stack has begun something else'
-        node = self._node(order, view)
-        return node if isinstance(node, str) else None
-
-    def used(self, order_id: int, failure: BaseException | None) -> None:
-        """Note that the check of a message whose token was used has ended, well or not.
-
-        :raises DatabaseError: it is found again later, among what this engine has used
-        """
-        try:
-            if failure is None:
-                self._orders.close(order_id, self._me, 'it was checked')
-            else:
-                self._orders.give_back(order_id, self._me)
-        finally:
-            with self._guard:
-                self._using.discard(order_id)
+        self.delivery.stop()
 
     def resent(self, stack_id: str, traversal: str) -> bool:
         """Return whether a message of this traversal was sent again because it seemed lost."""
         return self._orders.resent(stack_id, traversal)
 
     def _room(self) -> int:
-        return 0 if self._draining else max(0, self._settings.max_tasks - len(self._running))
-
-    def _carry_out(self, found: Collection[orders.Order]) -> int:
-        with self._guard:
-            new = [order for order in found if order.id not in self._running]
-            self._running.update(order.id for order in new)
-        # A stack is loaded, and its owner's token asked for, once for all its orders.
-        by_stack = collections.defaultdict(list)
-        for order in new:
-            by_stack[order.stack_id].append(order)
-        for batch in by_stack.values():
-            self._pool.submit(self._send, batch)
-        return len(new)
-
-    def _send(self, batch: Sequence[orders.Order]) -> None:
-        first = batch[0]
-        try:
-            self._gate.wait()
-            stack = calls.load(first.stack_id)
-            for order in batch:
-                self._send_one(order, stack)
-        except errors.EngineDead as error:
-            LOG.warning('%d orders about stack %s (%s) are not carried out: %s', len(batch),
-                        first.stack_name, first.stack_id, error)
-        except Exception:
-            LOG.exception('Stack %s (%s) cannot be loaded, so %d orders about it are not carried '
-                          'out; it is tried again within %g s.', first.stack_name, first.stack_id,
-                          len(batch), self._settings.service_down_time)
-        finally:
-            with self._guard:
-                self._running.difference_update(order.id for order in batch)
-
-    def _send_one(self, order: orders.Order, stack: Any) -> None:
-        what = f'{order.name} of stack {order.stack_name} ({order.stack_id})'
-        try:
-            self._gate.wait()
-            outcome = self._resume(order, stack)
-            if outcome is not None:
-                self._orders.close(order.id, self._me, outcome)
-                LOG.info('%s: %s.', what, outcome)
-        except errors.EngineDead:
-            raise
-        except Exception:
-            LOG.exception('The order to %s, about %s, could not be carried out; it is tried again '
-                          'within %g s.', order.plan, what, self._settings.service_down_time)
-
-    def _resume(self, order: orders.Order, stack: Any) -> str | None:
-        """Do what the order says, as far as that is still to be done.
-
-        :return: what became of it; None while its message is on the way
-        """
-        view = None if stack is None else self._rows.view(order.stack_id)
-        if view is None:
-            return 'its stack is gone'
-        if stack.current_traversal != order.traversal or view.stack.traversal != order.traversal:
-            return 'its stack has begun something else'
-        if order.kind == orders.STACK:
-            return _resume_stack(order, stack)
-        if view.stack.status != 'IN_PROGRESS':
-            return f'its stack is {view.stack.action}_{view.stack.status}'
-        if order.plan == Plan.FAIL:
-            return _fail(stack, f'Resource {order.name}: {order.reason}')
-        died = self._rows.deaths(view.stack, order.name)
-        if len(died) >= self._settings.max_takeovers:
-            return _fail(stack, f'Resource {order.name} killed the engines that worked on it, '
-                         f'{len(died)} of them: {", ".join(died)}')
-        node = self._node(order, view)
-        if isinstance(node, str):
-            return node
-        return self._check(order, stack, view, node,
-                           alone=len(died) + 1 >= self._settings.max_takeovers)
-
-    def _node(self, order: orders.Order, view: rows.View) -> graph.Node | str:
-        """Return the node that is to be checked, or why none is."""
-        if order.resource_id is not None:
-            row = view.resources.get(order.resource_id)
-            node = None if row is None else view.node(row)
-            if order.seen is None and not self._rows.untouched(order):
-                return 'somebody has taken it up already'
-        else:
-            node = order.node
-        if node is None or node not in view.traversal or view.traversal.done(node):
-            return 'nobody waits for it now'
-        if not view.traversal.ready(node):
-            return 'it is checked when what it requires is done'
-        if any(row.engine_id is not None for row in sweep.workers(view, node)):
-            return 'an engine works on it'
-        if order.seen is not None and order.seen != _seen(view, node):
-            return 'somebody has taken it up'
-        return node
-
-    def _check(self, order: orders.Order, stack: Any, view: rows.View, node: graph.Node, *,
-               alone: bool) -> str | None:
-        target = sweep.target(view, node)
-        if target is None or not self._rows.exists(node):
-            calls.report(stack, node)
-            return 'its row was gone, and it was reported as done'
-        if alone and not self._is_alone(order):
-            return None
-        if not self._orders.sending(order, self._me, _seen(view, node)):
-            return None
-        sent = calls.send(stack, node, target, order.id, self._receiver if alone else None)
-        return None if sent else 'its stack has begun something else'
+        return 0 if self._draining else max(0, self._settings.max_tasks - self.delivery.running)
 
     @property
     def _receiver(self) -> str | None:
-        """Who is to work on what must be worked on alone."""
+        """Who works on what must be worked on alone."""
         return self._me
-
-    def _is_alone(self, order: orders.Order) -> bool:
-        """Return whether an order is the one that this engine works on alone, or can become it."""
-        with self._guard:
-            if self._alone is None or self._alone.id == order.id:
-                self._alone = order
-                return True
-        return False
-
-    def _alone_is_busy(self) -> bool:
-        order = self._alone
-        assert order is not None
-        view = self._rows.view(order.stack_id)
-        if view is not None and view.stack.traversal == order.traversal:
-            row = view.resources.get(order.resource_id or 0)
-            node = order.node or (view.node(row) if row is not None else None)
-            if node is not None and node in view.traversal and not view.traversal.done(node):
-                return True
-        with self._guard:
-            self._alone = None
-        return False
-
-
-def _seen(view: rows.View, node: graph.Node) -> list[list[int | None]]:
-    return [[row.id, row.atomic_key] for row in sweep.workers(view, node)]
-
-
-def _resume_stack(order: orders.Order, stack: Any) -> str:
-    if order.plan == 'restart':
-        if stack.status != stack.IN_PROGRESS:
-            return f'it is {stack.action}_{stack.status}'
-        return 'it was begun anew' if calls.restart(stack) else 'somebody has begun it anew'
-    if order.plan == 'time out':
-        return _fail(stack, 'Timed out')
-    if order.plan == Plan.FAIL:
-        return _fail(stack, order.reason)
-    if order.plan == 'end the delete':
-        calls.end_delete(stack)
-        return 'it is deleted'
-    calls.finish(stack)
-    return 'its end was carried through'
-
-
-def _fail(stack: Any, reason: str) -> str:
-    # What was adopted is not ours to delete.
-    done = calls.fail(stack, f'{reason[:1].upper()}{reason[1:]}', roll_back=stack.action != 'ADOPT')
-    return 'its stack was failed' if done else 'its stack has begun something else'

@@ -1,0 +1,311 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Carrying orders out: look at the stack as it stands now, and have Heat do what is left to do.
+
+An order is closed where nothing is to be done any more: the stack has begun something else, or
+somebody has taken the work up.  Otherwise the message of the node that waits goes out, again
+and again with longer pauses, until an engine uses its token up.  That engine looks once more
+whether the work is still to be done (a message that only seemed lost may have come first),
+and then has the order; if it dies the order begins anew.
+
+**Poison.**  A resource whose engines have died ``max_takeovers`` times fails, and its stack with
+it.  When one more death would be the last, it is worked on alone: by the engine that carries
+the order out, one such resource at a time, so that it takes no other with it.
+"""
+
+import collections
+import logging
+import threading
+from collections.abc import Collection, Sequence
+from concurrent import futures
+from typing import Any
+
+from heat_liveness import errors
+from heat_liveness.heat import calls, graph, orders, rows, sweep
+from heat_liveness.heat.plans import Plan
+from heat_liveness.work import Context
+
+LOG = logging.getLogger(__name__)
+
+_ORDERS_AT_ONCE = 100
+_SENDERS = 4
+"""Threads that carry out orders: each waits for Keystone most of its time."""
+_RESEND_SECONDS = 10.0
+"""How long a message may take to land before it is sent again; twice that the next time."""
+_LONGEST_RESEND_SECONDS = 640.0
+
+
+class Delivery:
+    """Carries out the orders of one engine."""
+
+    def __init__(self, context: Context, heat: rows.HeatRows, receiver: str | None) -> None:
+        """Begin with none.
+
+        :param receiver: the engine that works on what must be worked on alone; any for None
+        """
+        self._me = context.identity.engine_id
+        self._gate = context.gate
+        self._clock = context.clock
+        self._most_deaths = context.settings.max_takeovers
+        self._rows = heat
+        self._orders = heat.orders
+        self._receiver = receiver
+        self._pool = futures.ThreadPoolExecutor(_SENDERS, thread_name_prefix='liveness-order')
+        self._guard = threading.Lock()
+        self._running: set[int] = set()
+        self._using: set[int] = set()
+        self._alone: orders.Order | None = None
+        self._followed: float | None = None
+
+    @property
+    def running(self) -> int:
+        """How many orders are being carried out now."""
+        return len(self._running)
+
+    @property
+    def idle(self) -> bool:
+        """Whether this engine has no order open: all that it has begun has come to its end."""
+        return not self._orders.of(self._me, 1)
+
+    def follow(self) -> int:
+        """Carry out what this engine has claimed, and follow what it has sent or used."""
+        self._followed = self._clock.now()
+        sent = last = 0
+        # All of them: orders that cannot be carried out must not stand before those that can.
+        while found := self._orders.of(self._me, _ORDERS_AT_ONCE, last):
+            last = found[-1].id
+            sent += self.carry_out([order for order in found if self._due(order)])
+        return sent
+
+    def follow_in_time(self) -> None:
+        """Follow, if that was not done for a while, or the next may be worked on alone."""
+        late = (self._followed is None
+                or self._clock.now() - self._followed >= _RESEND_SECONDS)
+        if late or (self._alone is not None and not self._alone_is_busy()):
+            self.follow()
+
+    def _due(self, order: orders.Order) -> bool:
+        if order.status == orders.USED:
+            with self._guard:
+                used_here = order.id in self._using
+            if not used_here:
+                # The outcome of its last step was unclear, or its check failed.
+                self._orders.give_back(order.id, self._me)
+            return False
+        return order.status == orders.CLAIMED or order.age >= min(
+            _RESEND_SECONDS * 2 ** (order.attempts - 1), _LONGEST_RESEND_SECONDS)
+
+    def use(self, order_id: int) -> bool:
+        """Use up the token of a message that has reached this engine; False: do not act on it.
+
+        :raises DatabaseError: nobody knows; the message is sent again
+        """
+        with self._guard:
+            self._using.add(order_id)
+        used = False
+        try:
+            used = self._orders.use(order_id, self._me) and self._is_wanted(order_id)
+        finally:
+            if not used:
+                with self._guard:
+                    self._using.discard(order_id)
+        return used
+
+    def _is_wanted(self, order_id: int) -> bool:
+        """Return whether what a message asks for is still to be done; it may have come late.
+
+        Where the message that seemed lost had only waited in a long queue, it came first.
+        """
+        order = self._orders.find(order_id)
+        reason = 'the order is gone' if order is None else self._obstacle(order)
+        if reason is not None:
+            self._orders.close(order_id, self._me, reason)
+        return reason is None
+
+    def _obstacle(self, order: orders.Order) -> str | None:
+        view = self._rows.view(order.stack_id)
+        if view is None or view.stack.traversal != order.traversal:
+            return 'its stack has begun something else'
+        node = self._node(order, view)
+        return node if isinstance(node, str) else None
+
+    def used(self, order_id: int, failure: BaseException | None) -> None:
+        """Note that the check of a message whose token was used has ended, well or not.
+
+        :raises DatabaseError: it is found again later, among what this engine has used
+        """
+        try:
+            if failure is None:
+                self._orders.close(order_id, self._me, 'it was checked')
+            else:
+                self._orders.give_back(order_id, self._me)
+        finally:
+            with self._guard:
+                self._using.discard(order_id)
+
+    def stop(self) -> None:
+        """Carry out nothing more, and return when what is being carried out has ended."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def carry_out(self, found: Collection[orders.Order]) -> int:
+        """Carry orders out on threads of their own; return how many were not under way."""
+        with self._guard:
+            new = [order for order in found if order.id not in self._running]
+            self._running.update(order.id for order in new)
+        # A stack is loaded, and its owner's token asked for, once for all its orders.
+        by_stack = collections.defaultdict(list)
+        for order in new:
+            by_stack[order.stack_id].append(order)
+        for batch in by_stack.values():
+            self._pool.submit(self._send, batch)
+        return len(new)
+
+    def _send(self, batch: Sequence[orders.Order]) -> None:
+        first = batch[0]
+        try:
+            self._gate.wait()
+            stack = calls.load(first.stack_id)
+            for order in batch:
+                self._send_one(order, stack)
+        except errors.EngineDead as error:
+            LOG.warning('%d orders about stack %s (%s) are not carried out: %s', len(batch),
+                        first.stack_name, first.stack_id, error)
+        except Exception:
+            LOG.exception('Stack %s (%s) cannot be loaded, so %d orders about it are not carried '
+                          'out; it is tried again within %g s.', first.stack_name, first.stack_id,
+                          len(batch), _RESEND_SECONDS)
+        finally:
+            with self._guard:
+                self._running.difference_update(order.id for order in batch)
+
+    def _send_one(self, order: orders.Order, stack: Any) -> None:
+        what = f'{order.name} of stack {order.stack_name} ({order.stack_id})'
+        try:
+            self._gate.wait()
+            outcome = self._resume(order, stack)
+            if outcome is not None:
+                self._orders.close(order.id, self._me, outcome)
+                LOG.info('%s: %s.', what, outcome)
+        except errors.EngineDead:
+            raise
+        except Exception:
+            LOG.exception('The order to %s, about %s, could not be carried out; it is tried again '
+                          'within %g s.', order.plan, what, _RESEND_SECONDS)
+
+    def _resume(self, order: orders.Order, stack: Any) -> str | None:
+        """Do what the order says, as far as that is still to be done.
+
+        :return: what became of it; None while its message is on the way
+        """
+        view = None if stack is None else self._rows.view(order.stack_id)
+        if view is None:
+            return 'its stack is gone'
+        if stack.current_traversal != order.traversal or view.stack.traversal != order.traversal:
+            return 'its stack has begun something else'
+        if order.kind == orders.STACK:
+            return self._resume_stack(order, stack)
+        if view.stack.status != 'IN_PROGRESS':
+            return f'its stack is {view.stack.action}_{view.stack.status}'
+        if order.plan == Plan.FAIL:
+            return _fail(stack, f'Resource {order.name}: {order.reason}')
+        died = self._rows.deaths(view.stack, order.name)
+        if len(died) >= self._most_deaths:
+            return _fail(stack, f'Resource {order.name} killed the engines that worked on it, '
+                         f'{len(died)} of them: {", ".join(died)}')
+        node = self._node(order, view)
+        if isinstance(node, str):
+            return node
+        return self._check(order, stack, view, node,
+                           alone=len(died) + 1 >= self._most_deaths)
+
+    def _resume_stack(self, order: orders.Order, stack: Any) -> str:
+        if order.plan == 'restart':
+            times = self._orders.restarts(order)
+            if times > self._most_deaths:
+                return _fail(stack, f'Its traversal was begun anew {times - 1} times, and never '
+                             f'written out')
+            if stack.status != stack.IN_PROGRESS:
+                return f'it is {stack.action}_{stack.status}'
+            return 'it was begun anew' if calls.restart(stack) else 'somebody has begun it anew'
+        if order.plan == 'time out':
+            return _fail(stack, 'Timed out')
+        if order.plan == Plan.FAIL:
+            return _fail(stack, order.reason)
+        if order.plan == 'end the delete':
+            calls.end_delete(stack)
+            return 'it is deleted'
+        calls.finish(stack)
+        return 'its end was carried through'
+
+    def _node(self, order: orders.Order, view: rows.View) -> graph.Node | str:
+        """Return the node that is to be checked, or why none is."""
+        if order.resource_id is not None:
+            row = view.resources.get(order.resource_id)
+            node = None if row is None else view.node(row)
+            if order.seen is None and not self._rows.untouched(order):
+                return 'somebody has taken it up already'
+        else:
+            node = order.node
+        if node is None or node not in view.traversal or view.traversal.done(node):
+            return 'nobody waits for it now'
+        if not view.traversal.ready(node):
+            return 'it is checked when what it requires is done'
+        if any(row.engine_id is not None for row in sweep.workers(view, node)):
+            return 'an engine works on it'
+        if order.seen is not None and order.seen != _seen(view, node):
+            return 'somebody has taken it up'
+        return node
+
+    def _check(self, order: orders.Order, stack: Any, view: rows.View, node: graph.Node, *,
+               alone: bool) -> str | None:
+        target = sweep.target(view, node)
+        if target is None or not self._rows.exists(node):
+            calls.report(stack, node)
+            return 'its row was gone, and it was reported as done'
+        if alone and not self._is_alone(order):
+            return None
+        if not self._orders.sending(order, self._me, _seen(view, node)):
+            return None
+        sent = calls.send(stack, node, target, order.id, self._receiver if alone else None)
+        return None if sent else 'its stack has begun something else'
+
+    def _is_alone(self, order: orders.Order) -> bool:
+        """Return whether an order is the one that this engine works on alone, or can become it."""
+        with self._guard:
+            if self._alone is None or self._alone.id == order.id:
+                self._alone = order
+                return True
+        return False
+
+    def _alone_is_busy(self) -> bool:
+        order = self._alone
+        assert order is not None
+        view = self._rows.view(order.stack_id)
+        if view is not None and view.stack.traversal == order.traversal:
+            row = view.resources.get(order.resource_id or 0)
+            node = order.node or (view.node(row) if row is not None else None)
+            if node is not None and node in view.traversal and not view.traversal.done(node):
+                return True
+        with self._guard:
+            self._alone = None
+        return False
+
+
+def _seen(view: rows.View, node: graph.Node) -> list[list[int | None]]:
+    return [[row.id, row.atomic_key] for row in sweep.workers(view, node)]
+
+
+def _fail(stack: Any, reason: str) -> str:
+    # What was adopted is not ours to delete.
+    done = calls.fail(stack, f'{reason[:1].upper()}{reason[1:]}', roll_back=stack.action != 'ADOPT')
+    return 'its stack was failed' if done else 'its stack has begun something else'
