@@ -63,6 +63,7 @@ snapshot = sa.Table('snapshot', _heat, sa.Column('id', sa.String(36), primary_ke
 service = sa.Table(
     'service', _heat, sa.Column('id', sa.String(36), primary_key=True),
     sa.Column('engine_id', sa.String(36)), sa.Column('report_interval', sa.Integer),
+    *(sa.Column(name, sa.String(255)) for name in ('host', 'hostname', 'binary', 'topic')),
     *(sa.Column(name, sa.DateTime) for name in ('created_at', 'updated_at', 'deleted_at')))
 
 RULES = rows.Rules(max_takeovers=3)
