@@ -20,6 +20,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
+from concurrent import futures
 
 import pytest
 
@@ -28,7 +29,6 @@ from tests.heat.lab.cell import GRACEFUL_SECONDS, LIVENESS
 from tests.heat.lab.fleet import Engine, Fleet
 from tests.heat.lab.heat import Lab
 from tests.heat.lab.patience import wait_until
-from tests.heat.lab.place import LabError
 from tests.heat.lab.stacks import Stack
 
 pytestmark = [pytest.mark.heat, pytest.mark.timeout(3600)]
@@ -44,6 +44,8 @@ IN_FLIGHT = 12
 """How many stacks are in progress at a time: two cores do not bear more."""
 
 HELD_SECONDS = 5.0
+FROZEN_SECONDS = 45.0
+"""Longer than an engine may be silent."""
 
 
 class Chaos:
@@ -54,15 +56,17 @@ class Chaos:
         self._dice = dice
         self._numbers = dict.fromkeys(ENGINES, 1)
         self._current = {name: fleet.engines[name] for name in ENGINES}
-        self._frozen: list[Engine] = []
+        self._frozen = ''
+        self._thaw_at = 0.0
         self.done: collections.Counter[str] = collections.Counter()
 
     def strike(self) -> None:
-        """Do one thing to one engine, after the one that was stopped last may go on."""
-        while self._frozen:
-            self._frozen.pop().program.thaw()
-        host = self._dice.choice(ENGINES)
-        what = self._dice.choice(['machine', 'worker', 'term', 'hup', 'freeze'])
+        """Do one thing to one engine; one that is stopped goes on when its time has come."""
+        if self._frozen and time.monotonic() > self._thaw_at:
+            self.settle()
+        host = self._dice.choice([name for name in ENGINES if name != self._frozen])
+        ways = ['machine', 'worker', 'term', 'hup', *([] if self._frozen else ['freeze'])]
+        what = self._dice.choice(ways)
         self.done[what] += 1
         engine = self._current[host]
         if what in {'machine', 'term'}:
@@ -76,11 +80,13 @@ class Chaos:
             engine.reload()
         else:
             engine.program.freeze()
-            self._frozen.append(engine)
+            self._frozen, self._thaw_at = host, time.monotonic() + FROZEN_SECONDS
 
     def settle(self) -> None:
-        while self._frozen:
-            self._frozen.pop().program.thaw()
+        """Let the engine go on that is stopped."""
+        if self._frozen:
+            self._current[self._frozen].program.thaw()
+            self._frozen = ''
 
     @staticmethod
     def _terminate(engine: Engine) -> None:
@@ -97,29 +103,43 @@ class Work:
         self._new = iter(range(STACKS))
         self.stacks: list[Stack] = []
         self.asked: collections.Counter[str] = collections.Counter()
-        self.refused = 0
+        self._pool = futures.ThreadPoolExecutor(IN_FLIGHT)
+        self._asked: list[futures.Future[None]] = []
+        self._open: dict[Stack, futures.Future[None]] = {}
+
+    @property
+    def refused(self) -> int:
+        """How many requests heat-api has not answered well; they may have been heard."""
+        return sum(request.done() and request.exception() is not None for request in self._asked)
+
+    def finish(self) -> None:
+        """Wait for all answers."""
+        self._pool.shutdown()
 
     def go_on(self) -> None:
-        """Ask for as much as may be in flight; what heat-api cannot take now, later."""
-        states = [(stack, stack.state) for stack in self.stacks]
-        free = IN_FLIGHT - sum(state.endswith('_IN_PROGRESS') for _, state in states)
+        """Ask for as much as may be in flight.
+
+        An engine that is stopped gets its share of the requests; these wait for a minute.
+        """
+        states = [(stack, stack.state) for stack in self.stacks if self._open[stack].done()]
+        busy = sum(state.endswith('_IN_PROGRESS') for _, state in states)
+        free = IN_FLIGHT - busy - (len(self.stacks) - len(states))
         idle = [(stack, state) for stack, state in states if state.endswith('_COMPLETE')]
         self._dice.shuffle(idle)
         for _ in range(free):
             if (number := next(self._new, None)) is not None:
-                request = self._creation(number)
+                stack = Stack(self._fleet, f'{self._fleet.name}-{number}')
+                self.stacks.append(stack)
+                request = self._creation(stack)
             elif idle:
-                request = self._next(*idle.pop())
+                stack, state = idle.pop()
+                request = self._next(stack, state)
             else:
                 break
-            try:
-                request()
-            except (LabError, OSError):
-                self.refused += 1
+            self._open[stack] = self._pool.submit(request)
+            self._asked.append(self._open[stack])
 
-    def _creation(self, number: int) -> Callable[[], None]:
-        stack = Stack(self._fleet, f'{self._fleet.name}-{number}')
-        self.stacks.append(stack)
+    def _creation(self, stack: Stack) -> Callable[[], None]:
         self.asked['create'] += 1
         return lambda: stack.create(templates.layered(seconds=HELD_SECONDS))
 
@@ -153,6 +173,7 @@ def test_ten_bad_minutes(lab: Lab, figure: Callable[[str], None]) -> None:
                 chaos.strike()
             time.sleep(1)
         chaos.settle()
+        work.finish()
         calm = time.monotonic()
         made = [stack for stack in work.stacks if stack.state]
         report(figure, work, chaos, made)
