@@ -167,16 +167,21 @@ def ping(engine_id: str) -> bool:
         heat_context.get_admin_context()))
 
 
-def finish(stack: heat_stack.Stack) -> None:
-    """Carry the end of a traversal through that somebody began and did not finish."""
+def finish(stack: heat_stack.Stack, *, roll_back: bool) -> None:
+    """Carry the end of a traversal through that somebody began and did not finish.
+
+    :param roll_back: whether a stack that has failed is rolled back where it asks for that
+    """
     if stack.status == stack.IN_PROGRESS:
         stack.mark_complete()
-    elif (stack.status == stack.FAILED and not stack.disable_rollback
+    elif (roll_back and stack.status == stack.FAILED and not stack.disable_rollback
             and stack.action in _ROLLED_BACK
             # Without it an update would be rolled back to an empty template.
             and (stack.prev_raw_template_id is not None or stack.action == stack.CREATE)):
         stack.rollback()
     else:
+        if stack.action == stack.SNAPSHOT:
+            stack.update_snapshot(stack.status_reason, stack.CREATE, stack.status)
         stack.purge_db()
 
 

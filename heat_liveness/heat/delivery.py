@@ -244,7 +244,7 @@ class Delivery:
         if order.plan == 'end the delete':
             calls.end_delete(stack)
             return 'it is deleted'
-        calls.finish(stack)
+        calls.finish(stack, roll_back=order.plan == 'finish')
         return 'its end was carried through'
 
     def _node(self, order: orders.Order, view: rows.View) -> graph.Node | str:

@@ -202,7 +202,7 @@ class Orders:
 
     def stack(self, stack: Stack, plan: str, reason: str, giver_id: str) -> bool:
         """Give an order about a whole traversal: each plan once for each of them."""
-        plans = ('restart', 'time out', 'finish', Plan.FAIL, 'end the delete')
+        plans = ('restart', 'time out', 'finish', Plan.FAIL, 'end the delete', 'purge')
         return self._give(STACK, f'{STACK}:{stack.id}:{stack.traversal}', plans.index(plan),
                           giver_id, {'plan': plan, 'reason': reason, **_about(stack)})
 
@@ -287,23 +287,29 @@ class Orders:
                 _t.c.subject.like(f'{MESSAGE}:{stack_id}:%'))).all()
         return any(stored.mapping(detail).get('traversal') == traversal for detail in details)
 
-    def deaths(self, connection: sa.Connection, stack: Stack, name: str) -> list[str]:
-        """Return the engines that died working on a resource in its stack's present operation.
+    def deaths(self, connection: sa.Connection, stack: Stack) -> dict[str, list[str]]:
+        """Return, by resource, the engines that died working on it in the present operation.
 
         A rollback belongs to what it rolls back.
         """
-        found: dict[str, None] = {}
-        for row in connection.execute(sa.select(_t).where(sa.or_(
-                *(_t.c.subject.like(f'{kind}:{stack.id}:%') for kind in (RESOURCE, MESSAGE))))):
-            detail = stored.mapping(row.detail)
-            if detail.get('resource') != name or (
-                    stack.action != 'ROLLBACK' and detail.get('operation') != stack.operation):
-                continue
-            if detail.get('blamed') and row.engine_id:
-                found[row.engine_id] = None
-            found.update((str(step['engine']), None) for step in detail.get('story', ())
-                         if step.get('what') == 'died')
-        return list(found)
+        rows = connection.execute(sa.select(_t).where(sa.or_(
+            *(_t.c.subject.like(f'{kind}:{stack.id}:%') for kind in (RESOURCE, MESSAGE))))
+            .order_by(_t.c.id)).all()
+        details = [(row.engine_id, stored.mapping(row.detail)) for row in rows]
+        operations = {stack.operation}
+        if stack.action == 'ROLLBACK':
+            earlier = [detail.get('operation') for _, detail in details
+                       if detail.get('operation') != stack.operation]
+            operations.update(map(str, earlier[-1:]))
+        found: dict[str, dict[str, None]] = {}
+        for engine_id, detail in details:
+            if detail.get('operation') in operations:
+                died = found.setdefault(str(detail.get('resource')), {})
+                if detail.get('blamed') and engine_id:
+                    died[engine_id] = None
+                died.update((str(step['engine']), None) for step in detail.get('story', ())
+                            if step.get('what') == 'died')
+        return {name: list(died) for name, died in found.items()}
 
     def adopt(self, owner: ServiceRow, taker_id: str, limit: int) -> list[Order]:
         """Take over open orders of an ended engine; each begins anew.

@@ -145,6 +145,8 @@ def decide(row: Resource, node: graph.Node | None, child: Child | None, *,
     if stack.status != 'IN_PROGRESS':
         return Decision(Plan.RELEASE, f'its stack is {stack.action}_{stack.status}',
                         status=_failed(row))
+    if child is not None and child.in_progress:
+        return Decision(Plan.WAIT, f'its nested stack {child.name} ({child.id}) is in progress')
     if stack.action == 'DELETE' and abandons:
         return Decision(
             Plan.FAIL, 'stacks may be abandoned here, and nothing tells whether this one is to be '
@@ -152,8 +154,6 @@ def decide(row: Resource, node: graph.Node | None, child: Child | None, *,
     if row.action == 'ADOPT' and stack.action == 'ADOPT':
         return Decision(Plan.FAIL, f'what resource {row.name} was to be adopted from is not kept: '
                         f'delete or abandon the stack and adopt it again', status=_failed(row))
-    if child is not None and child.in_progress:
-        return Decision(Plan.WAIT, f'its nested stack {child.name} ({child.id}) is in progress')
     decision = _by_action(row, node, child)
     if node is not None and not node.is_update and decision.plan in {Plan.CREATE_AGAIN,
                                                                      Plan.REPLACE}:
@@ -174,14 +174,15 @@ def _by_action(row: Resource, node: graph.Node | None, child: Child | None) -> D
         return Decision(Plan.RUN_AGAIN, 'it was locked without having begun')
     if row.action in {'CREATE', 'ADOPT'}:
         return _create(row, child)
-    if row.action == 'DELETE' and node is not None and node.is_update:
-        # Its cleanup before another try to create it, or that of an earlier traversal.
-        return Decision(Plan.REPLACE, 'it was being deleted and is wanted', status=_FAILED)
-    if row.stack.action == 'DELETE' or row.action == 'DELETE':
+    # Its cleanup before another try to create it, or that of an earlier traversal.
+    wanted = row.action == 'DELETE' and node is not None and node.is_update
+    if row.stack.action == 'DELETE' or (row.action == 'DELETE' and not wanted):
         return Decision(Plan.RUN_AGAIN, 'what is gone already does not hinder a delete')
     if child is not None:
         return Decision(Plan.RUN_AGAIN, 'its nested stack is brought there again',
-                        status=_FAILED if row.action == 'RESUME' else None)
+                        status=_FAILED if wanted or row.action == 'RESUME' else None)
+    if wanted:
+        return Decision(Plan.REPLACE, 'it was being deleted and is wanted', status=_FAILED)
     if row.action == 'UPDATE':
         return _update(row)
     if row.action != row.stack.action:

@@ -143,7 +143,10 @@ class HeatRows:
         return found
 
     def unknown_holders(self, known: Collection[str]) -> set[str]:
-        """Return the engines beside the known ones that hold a resource of a stack in progress."""
+        """Return the engines beside the known ones that hold a resource.
+
+        Of a stack in progress, or failed.
+        """
         found: set[str] = set()
         with self._database.autocommit() as connection:
             for ids in _chunks(sorted(connection.scalars(sa.select(_stack.c.id).where(*_AT_WORK)))):
@@ -180,14 +183,15 @@ class HeatRows:
         :return: what this call has decided; wins count, as it has committed
         """
         decided: list[tuple[Resource, Decision]] = []
-        views: dict[str, View] = {}
+        views: dict[str, tuple[View, Mapping[str, list[str]]]] = {}
         with self._database.transaction() as connection:
             for row in _held(connection, owner.engine_id, limit + len(known), rules.only):
                 if (row.id, row.generation) in known or len(decided) >= limit:
                     continue
                 if row.stack.id not in views:
-                    views[row.stack.id] = _view(connection, row.stack)
-                decision = self._decide(connection, row, views[row.stack.id], owner, rules)
+                    views[row.stack.id] = (_view(connection, row.stack),
+                                           self.orders.deaths(connection, row.stack))
+                decision = _decide(row, *views[row.stack.id], owner, rules)
                 if decision.plan is Plan.WAIT:
                     decided.append((row, decision))
                 elif decision.plan is Plan.LEAVE_ALONE:
@@ -200,34 +204,17 @@ class HeatRows:
                     decided.append((row, decision))
         return decided
 
-    def _decide(self, connection: sa.Connection, row: Resource, view: View, owner: ServiceRow,
-                rules: Rules) -> Decision:
-        if view.problem:
-            return Decision(Plan.LEAVE_ALONE, view.problem)
-        dead = self.orders.deaths(connection, row.stack, row.name)
-        if owner.blamed and owner.engine_id not in dead:
-            dead.append(owner.engine_id)
-        if row.stack.status == 'IN_PROGRESS' and len(dead) >= rules.max_takeovers:
-            return plans.poisoned(row, dead)
-        return plans.decide(row, view.node(row), view.child(row), abandons=rules.abandons,
-                            fenced=rules.fenced)
-
     def consider(self, owner: ServiceRow, rules: Rules) -> list[tuple[Resource, Decision]]:
         """Return what a takeover would decide, and change nothing."""
-        views: dict[str, View] = {}
-        decided = []
         with self._database.fresh() as connection:
-            for row in _held(connection, owner.engine_id, None, rules.only):
-                if row.stack.id not in views:
-                    views[row.stack.id] = _view(connection, row.stack)
-                decided.append((row, self._decide(connection, row, views[row.stack.id], owner,
-                                                  rules)))
-        return decided
+            return [(row, _decide(row, _view(connection, row.stack),
+                                  self.orders.deaths(connection, row.stack), owner, rules))
+                    for row in _held(connection, owner.engine_id, None, rules.only)]
 
     def deaths(self, stack: Stack, name: str) -> list[str]:
         """Return the engines that died working on a resource in its stack's present operation."""
         with self._database.autocommit() as connection:
-            return self.orders.deaths(connection, stack, name)
+            return self.orders.deaths(connection, stack).get(name, [])
 
     def exists(self, node: graph.Node) -> bool:
         """Return whether what a node stands for is there; of a snapshot there is no resource."""
@@ -347,6 +334,20 @@ def _held(connection: sa.Connection, engine_id: str, limit: int | None,
         if limit is not None and len(found) >= limit:
             break
     return found
+
+
+def _decide(row: Resource, view: View, deaths: Mapping[str, list[str]], owner: ServiceRow,
+            rules: Rules) -> Decision:
+    if view.problem:
+        return Decision(Plan.LEAVE_ALONE, view.problem)
+    decision = plans.decide(row, view.node(row), view.child(row), abandons=rules.abandons,
+                            fenced=rules.fenced)
+    dead = dict.fromkeys(deaths.get(row.name, []))
+    if owner.blamed:
+        dead[owner.engine_id] = None
+    if decision.plan not in {Plan.WAIT, Plan.RELEASE} and len(dead) >= rules.max_takeovers:
+        return plans.poisoned(row, list(dead))
+    return decision
 
 
 def _clear(connection: sa.Connection, row: Resource, decision: Decision, owner: ServiceRow,

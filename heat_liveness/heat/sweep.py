@@ -24,13 +24,15 @@ nothing.  While a live engine works on one resource for long, the others are jud
 same, as they do not move either.
 
 What may be quiet and is not lost: a resource that waits at a hook for its user, one that waits
-for its nested stack, and a message that still stands in a long queue.  The first two are seen;
-the third is sent twice.  Heat does nothing twice for that, but for one thing, which
-:mod:`.bridge` prevents: a check that finds its resource locked interrupts the nested stack.
+for its nested stack or for another try, and a message that still stands in a long queue.  The
+first three are seen; the fourth is sent twice, and whichever comes late changes nothing, but
+for one thing, which :mod:`.bridge` prevents: a check that finds its resource locked interrupts
+the nested stack.
 
 Four more ends that nobody else would bring about:
 
-* a traversal that was **never written out**, as its engine died in between, is restarted once;
+* a traversal that was **never written out**, as its engine died in between, is restarted, under a
+  new id; ``max_takeovers`` times in one operation, and then it is failed;
 * a stack past its **timeout** is timed out, though nobody works on it;
 * an **end that was not carried through** (completed and not purged, failed and not rolled
   back) is;
@@ -69,6 +71,8 @@ class Policy:
     """Whether a DELETE may be an abandon."""
     graphless: frozenset[str] = frozenset()
     """Actions that this Heat does without a graph, and of which nothing can be told from one."""
+    retry_pause: float = 0.0
+    """How long Heat may wait between two tries to create a resource."""
     preempts: bool = False
     """Whether a message sent twice could interrupt a nested stack, as somebody knows no tokens."""
 
@@ -84,14 +88,22 @@ class Finding:
     name: str = ''
 
 
+@dataclasses.dataclass
+class _Seen:
+    """How a stack stood, since when it has stood so, and when it was last read in full."""
+
+    stands: tuple[Stack, object]
+    since: float
+    examined: float
+
+
 class Sweep:
     """One observer's view of all stacks.  For use by one thread."""
 
     def __init__(self, rows: HeatRows, clock: clocks.Clock) -> None:
         self._rows = rows
         self._clock = clock
-        self._seen: dict[str, tuple[object, float]] = {}
-        """What was seen of each stack, and since when it has not changed."""
+        self._seen: dict[str, _Seen] = {}
 
     def look(self, policy: Policy, only: str | None = None) -> list[Finding]:
         """Look at all stacks once, and return what hangs.
@@ -103,40 +115,45 @@ class Sweep:
                       if only in {None, stack.id} and stack.action not in policy.graphless}
         now = self._clock.now()
         prints = self._rows.prints(candidates)
-        self._seen = {
-            stack_id: self._seen[stack_id]
-            if self._seen.get(stack_id, (None,))[0] == (candidates[stack_id][0], print_)
-            else ((candidates[stack_id][0], print_), now)
-            for stack_id, print_ in prints.items()}
+        before = self._seen
+        self._seen = {}
+        for stack_id, print_ in prints.items():
+            as_before = before.get(stack_id)
+            stands = (candidates[stack_id][0], print_)
+            self._seen[stack_id] = as_before if (
+                as_before is not None and as_before.stands == stands) else _Seen(stands, now, now)
         found: list[Finding] = []
         for stack, age in candidates.values():
-            timeout = (stack.timeout_minutes or 0) * 60 or policy.stack_timeout
+            timeout = _timeout(stack, policy)
             if stack.status == 'IN_PROGRESS' and age > timeout:
                 found.append(Finding(stack, 'time out', f'its {stack.action} began {age:.0f} s ago '
                                      f'and may take {timeout:g} s'))
         late = {finding.stack.id for finding in found}
-        quiet = [stack_id for stack_id, (_, since) in self._seen.items()
-                 if now - since >= policy.lost_message_time and stack_id not in late]
+        quiet = [stack_id for stack_id, seen in self._seen.items()
+                 if now - seen.examined >= policy.lost_message_time and stack_id not in late]
         for stack_id in quiet[:_AT_ONCE]:
-            found += self._examine(stack_id, policy)
+            found += self._examine(*candidates[stack_id], policy, now)
             # It is examined again when as much time has passed.
-            self._seen[stack_id] = (self._seen[stack_id][0], now)
+            self._seen[stack_id].examined = now
         return found
 
-    def _examine(self, stack_id: str, policy: Policy) -> list[Finding]:
-        view = self._rows.view(stack_id)
-        if view is None or view.stack != self._seen[stack_id][0][0]:  # type: ignore[index]
+    def _examine(self, stack: Stack, age: float, policy: Policy, now: float) -> list[Finding]:
+        view = self._rows.view(stack.id)
+        if view is None or view.stack != stack:
             return []
         if view.problem:
             LOG.warning('Stack %s (%s) does not move, and nothing is done about it: %s.',
-                        view.stack.name, stack_id, view.problem)
+                        stack.name, stack.id, view.problem)
             return []
-        return list(self.examine(view, policy))
+        return list(self._examine_view(view, age, policy, now - self._seen[stack.id].since))
 
-    def examine(self, view: View, policy: Policy) -> Iterator[Finding]:
-        """Tell what hangs in a stack that is quiet."""
+    def _examine_view(self, view: View, age: float, policy: Policy,
+                      quiet: float) -> Iterator[Finding]:
         stack = view.stack
-        if stack.status != 'IN_PROGRESS':
+        if stack.status == 'FAILED' and age > 2 * _timeout(stack, policy):
+            # It is no longer what its user waits for; he may have mended it by hand.
+            yield Finding(stack, 'purge', 'it failed long ago, and was not purged')
+        elif stack.status != 'IN_PROGRESS':
             yield Finding(stack, 'finish', f'its end as {stack.action}_{stack.status} was not '
                           f'carried through')
         elif not view.traversal.written:
@@ -144,7 +161,7 @@ class Sweep:
         elif not view.traversal.requires:
             yield Finding(stack, 'finish', 'it has nothing to do and did not end')
         elif due := view.traversal.due():
-            found = {node: list(self._lost(view, node, policy)) for node in due}
+            found = {node: list(self._lost(view, node, policy, quiet)) for node in due}
             for node in due:
                 # What reports once more has Heat send the messages of those it reports to.
                 if not any(found.get(other) for other in view.traversal.requires[node]):
@@ -155,10 +172,13 @@ class Sweep:
             yield Finding(stack, 'send again', 'all its resources are done and it did not end',
                           root, _name(view, root))
 
-    def _lost(self, view: View, node: graph.Node, policy: Policy) -> Iterator[Finding]:
+    def _lost(self, view: View, node: graph.Node, policy: Policy,
+              quiet: float) -> Iterator[Finding]:
         rows = workers(view, node)
         if any(row.engine_id is not None for row in rows):
             # Somebody works on it; if that is a dead engine, its lock is taken over.
+            return
+        if quiet < policy.retry_pause and node.is_update and any(map(_may_be_retried, rows)):
             return
         children = [child for child in map(view.child, rows) if child is not None]
         if any(child.in_progress for child in children):
@@ -184,6 +204,15 @@ class Sweep:
 
 _ABANDON = ('stacks may be abandoned here, and nothing tells whether this one is to be deleted or '
             'abandoned: delete it or abandon it again')
+
+
+def _timeout(stack: Stack, policy: Policy) -> float:
+    return (stack.timeout_minutes or 0) * 60 or policy.stack_timeout
+
+
+def _may_be_retried(row: Resource) -> bool:
+    """Return whether an engine may be waiting, without a lock, to create a resource once more."""
+    return row.status == 'FAILED' or (row.action, row.status) == ('DELETE', 'COMPLETE')
 
 
 def _adopt(what: str) -> str:

@@ -54,7 +54,8 @@ def policy(settings: conf.Settings, *, preempts: bool) -> sweep.Policy:
         lost_message_time=settings.lost_message_time,
         stack_timeout=float(cfg.CONF.stack_action_timeout),
         abandons=bool(cfg.CONF.enable_stack_abandon), graphless=calls.GRAPHLESS,
-        preempts=preempts)
+        # Without a lock: 2 to the power of the try, and up to 2 s of jitter.
+        retry_pause=2.0 ** cfg.CONF.action_retry_limit + 4, preempts=preempts)
 
 
 class HeatWork:

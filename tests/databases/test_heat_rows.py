@@ -430,6 +430,23 @@ def test_the_deaths_of_another_operation_do_not_count(
     assert heat.rows.deaths(heat.the_stack(), 'r1') == expected
 
 
+def test_a_rollback_belongs_to_the_operation_before_it_and_to_no_earlier_one(heat: Heat) -> None:
+    heat.resource(1)
+    heat.take_over()
+    heat.change(tables.stack, 's1', action='UPDATE', updated_at=tables.ago(60))
+    second = heat.ended('second')
+    heat.resource(2, name='r1', engine_id='second')
+    heat.take_over(second)
+    heat.change(tables.stack, 's1', action='ROLLBACK', updated_at=tables.ago(0))
+    assert heat.rows.deaths(heat.the_stack(), 'r1') == ['second']
+
+
+def test_what_waits_for_its_nested_stack_is_not_failed_as_poison(heat: Heat) -> None:
+    heat.resource(1, nova_instance='s2')
+    heat.stack('s2', owner_id='s1', parent_resource_name='r1')
+    assert heat.take_over(rules=dataclasses.replace(RULES, max_takeovers=1)) == {1: Plan.WAIT}
+
+
 def test_the_deaths_of_another_resource_or_stack_do_not_count(heat: Heat) -> None:
     heat.stack('s2')
     heat.resource(1)

@@ -378,7 +378,7 @@ def test_the_graph_of_an_earlier_traversal_is_not_that_of_this(
     ('CREATE', 'COMPLETE'), ('UPDATE', 'FAILED'), ('DELETE', 'COMPLETE')])
 def test_an_end_that_was_not_carried_through_is(
         heat: Heat, observer: Observer, action: str, status: str) -> None:
-    hang(heat, action=action, status=status, created_at=tables.ago(999_999))
+    hang(heat, action=action, status=status, created_at=tables.ago(3700))
     found, = observer.watch()
     assert told([found]) == [('s1', 'finish', None, '')]
     assert found.reason == f'its end as {action}_{status} was not carried through'
@@ -547,3 +547,20 @@ def test_an_action_that_this_heat_does_without_a_graph_is_not_judged_by_one(
     hang(heat, stack_id='s2', action='SUSPEND')
     assert observer.watch(graphless=frozenset({'SUSPEND'})) == []
     assert [found.stack.id for found in observer.watch()] == ['s2']
+
+
+def test_a_stack_that_failed_long_ago_is_purged_and_not_rolled_back(
+        heat: Heat, observer: Observer) -> None:
+    hang(heat, action='UPDATE', status='FAILED', created_at=tables.ago(7300))
+    assert told(observer.watch()) == [('s1', 'purge', None, '')]
+
+
+@pytest.mark.parametrize('row', [
+    {'action': 'CREATE', 'status': 'FAILED'}, {'action': 'DELETE', 'status': 'COMPLETE'}])
+def test_what_waits_for_another_try_is_not_lost_yet(
+        heat: Heat, observer: Observer, row: dict[str, Any]) -> None:
+    hang(heat, row={**row, 'atomic_key': 4})
+    pause = {'retry_pause': 2.5 * QUIET}
+    assert observer.watch(**pause) == []
+    assert observer.look(QUIET, **pause) == []
+    assert told(observer.look(QUIET, **pause)) == [('s1', 'send again', ONE, 'r1')]
