@@ -25,7 +25,7 @@ from concurrent import futures
 import pytest
 
 from tests.heat.lab import templates, verdict
-from tests.heat.lab.cell import GRACEFUL_SECONDS, LIVENESS
+from tests.heat.lab.cell import BUSY, GRACEFUL_SECONDS
 from tests.heat.lab.fleet import Engine, Fleet
 from tests.heat.lab.heat import Lab
 from tests.heat.lab.patience import wait_until
@@ -159,7 +159,7 @@ class Work:
 
 def test_ten_bad_minutes(lab: Lab, figure: Callable[[str], None]) -> None:
     dice = random.Random(SEED)
-    with lab.fleet({**LIVENESS, 'max_takeovers': MAX_TAKEOVERS},
+    with lab.fleet({**BUSY, 'max_takeovers': MAX_TAKEOVERS},
                    options={'graceful_shutdown_timeout': GRACEFUL_SECONDS}) as fleet:
         fleet.start_engines(*ENGINES)
         before = lab.keystone.left_behind()

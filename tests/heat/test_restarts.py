@@ -17,7 +17,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.heat.lab import templates, verdict
-from tests.heat.lab.cell import GRACEFUL_SECONDS, LIVENESS
+from tests.heat.lab.cell import BUSY, GRACEFUL_SECONDS
 from tests.heat.lab.fleet import Fleet
 from tests.heat.lab.heat import Lab
 from tests.heat.lab.patience import wait_until
@@ -51,7 +51,7 @@ def reload(fleet: Fleet, name: str) -> None:
 def test_a_rolling_restart_loses_nothing(
     lab: Lab, figure: Callable[[str], None], restart: Callable[[Fleet, str], None],
 ) -> None:
-    with lab.fleet(LIVENESS, options={'graceful_shutdown_timeout': GRACEFUL_SECONDS}) as fleet:
+    with lab.fleet(BUSY, options={'graceful_shutdown_timeout': GRACEFUL_SECONDS}) as fleet:
         names = ('e1', 'e2', 'e3')
         fleet.start_engines(*names)
         before = lab.keystone.left_behind()

@@ -18,7 +18,7 @@ from concurrent import futures
 
 from tests.heat.lab import verdict
 from tests.heat.lab.actions import ACTIONS, Action
-from tests.heat.lab.cell import LIVENESS, RECOVERY_SECONDS, STRIKE_SECONDS, Cell
+from tests.heat.lab.cell import BUSY, RECOVERY_SECONDS, STRIKE_SECONDS, Cell
 from tests.heat.lab.fleet import Fleet
 from tests.heat.lab.heat import Lab
 from tests.heat.lab.patience import wait_until
@@ -35,7 +35,7 @@ AT_ONCE = 6
 
 def strike(lab: Lab, way: str, report: Callable[[Mapping[str, object]], None]) -> None:
     """Have one engine, or all, end in the middle of everything, and judge each stack."""
-    with lab.fleet(LIVENESS) as fleet:
+    with lab.fleet(BUSY) as fleet:
         engines = fleet.start_engines('e1', 'e2')
         before = lab.keystone.left_behind()
         work = [(action, Stack(fleet, f'{fleet.name}-{action.name}')) for action in TOGETHER]

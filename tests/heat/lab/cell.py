@@ -27,6 +27,9 @@ from tests.heat.lab.patience import wait_until
 from tests.heat.lab.stacks import GONE, Stack, unheard
 
 LIVENESS = {'enabled': 'true', 'lost_message_time': 8, 'sweep_interval': 2}
+BUSY = {**LIVENESS, 'lost_message_time': 20}
+"""Where many stacks begin or end at a time, and wait for Keystone with nothing moving."""
+
 GRACEFUL_SECONDS = 5
 """How long an engine waits for its tasks when it is asked to end."""
 
