@@ -84,6 +84,16 @@ class ServiceRow:
         return self.process.boot_id or self.hostname
 
 
+@dataclasses.dataclass(frozen=True)
+class Ending:
+    """That an engine has ended, and how long ago, in seconds."""
+
+    engine_id: str
+    age: float
+    blamed: bool
+    """Whether its work may have killed it."""
+
+
 def _row(row: sa.Row[Any]) -> ServiceRow:
     values = dict(row._mapping)
     process = engines.Process(*(values.pop(field.name)
@@ -238,6 +248,18 @@ class Members:
                     _t.c.updated_at >= times.ago(sa.literal(candidate_age, sa.Float())))
                 .order_by(_t.c.created_at, _t.c.engine_id).limit(1))
         return found
+
+    def endings(self, binary: str) -> list[Ending]:
+        """Return the engines of one program that have ended, the last one first."""
+        with self._database.autocommit() as connection:
+            rows = connection.execute(
+                sa.select(_t.c.engine_id, times.age(_t.c.declared_at).label('age'), _t.c.state,
+                          _t.c.mass)
+                .where(_t.c.binary == binary, _t.c.state.in_(models.ENDED),
+                       _t.c.declared_at.is_not(None))
+                .order_by(_t.c.declared_at.desc(), _t.c.engine_id)).all()
+        return [Ending(row.engine_id, float(row.age), row.state == 'dead' and not row.mass)
+                for row in rows]
 
     def machines(self, observer: engines.Identity, within: float) -> tuple[set[str], set[str]]:
         """Return all machines, and those that lost an engine to a watch within ``within`` seconds.

@@ -20,8 +20,10 @@ point.  Two things are added: the token, in a place of ``data`` where Heat does 
 where one engine is to receive it, the name of that engine.
 """
 
+import contextlib
 import inspect
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -48,15 +50,30 @@ TOKEN = 'liveness_order'  # noqa: S105 - of a message, and no secret
 GRAPHLESS = frozenset() if hasattr(heat_resource.Resource, 'suspend_convergence') else frozenset({
     'SUSPEND', 'RESUME', 'CHECK', 'SNAPSHOT'})
 
-_ROLLED_BACK = ('CREATE', 'ADOPT', 'UPDATE', 'RESTORE')
+_ROLLED_BACK = ('CREATE', 'UPDATE', 'RESTORE')
+
+_threads: list[threading.Thread] = []
 
 
-class _Here:
-    """Stands in for Heat's thread groups: what would be started on a thread is done at once."""
+class _Threads:
+    """Stands in for Heat's thread groups: a thread for each traversal that is written out.
+
+    That takes a second for each leaf.  If the process ends meanwhile, the sweep finds it.
+    """
 
     def start(self, stack_id: str, function: Callable[..., Any], *args: Any,
               **kwargs: Any) -> None:
-        function(*args, **kwargs)
+        thread = threading.Thread(target=function, args=args, kwargs=kwargs, daemon=True,
+                                  name='liveness-traversal')
+        _threads[:] = [each for each in _threads if each.is_alive()]
+        _threads.append(thread)
+        thread.start()
+
+
+def wait_for_traversals() -> None:
+    """Return when all traversals that were begun here are written out."""
+    while _threads:
+        _threads.pop().join()
 
 
 def load(stack_id: str) -> heat_stack.Stack | None:
@@ -69,7 +86,7 @@ def load(stack_id: str) -> heat_stack.Stack | None:
             found is None or found.user_creds_id or found.owner_id))
     except heat_exception.NotFound:
         return None
-    stack.thread_group_mgr = _Here()
+    stack.thread_group_mgr = _Threads()
     return stack
 
 
@@ -141,21 +158,32 @@ def restart(stack: heat_stack.Stack) -> bool:
         return False
     stack.current_traversal = new
     sync_point.delete_all(stack.context, stack.id, old)
-    stack._converge_create_or_update()
+    stack.thread_group_mgr.start(stack.id, stack._converge_create_or_update)
     return True
 
 
-def fail(stack: heat_stack.Stack, reason: str, *, roll_back: bool = True) -> bool:
+def fail(stack: heat_stack.Stack, reason: str) -> bool:
     """Fail a stack's traversal, as Heat does when a resource fails; return whether it was we.
 
-    :param roll_back: whether it is rolled back where it asks for that
+    It is rolled back where it asks for that, and where that deletes nothing that was there before.
     """
-    if roll_back:
+    if not _rollback_deletes_all(stack):
         return bool(stack.mark_failed(reason))
-    if not stack.state_set(stack.action, stack.FAILED, reason):
+    if not stack.state_set(stack.action, stack.FAILED,
+                           f'{reason}. It is not rolled back: that would delete everything'):
         return False
     stack.purge_db()
     return True
+
+
+def _rollback_deletes_all(stack: heat_stack.Stack) -> bool:
+    """Return whether a rollback would delete what was there before the operation.
+
+    What was adopted was there before.  An update without its previous template would be rolled
+    back to an empty one; so a rollback leaves it that was begun and did not get far.
+    """
+    return not stack.disable_rollback and (stack.action == stack.ADOPT or (
+        stack.action in {stack.UPDATE, stack.RESTORE} and stack.prev_raw_template_id is None))
 
 
 def ping(engine_id: str) -> bool:
@@ -172,16 +200,19 @@ def finish(stack: heat_stack.Stack, *, roll_back: bool) -> None:
 
     :param roll_back: whether a stack that has failed is rolled back where it asks for that
     """
-    if stack.status == stack.IN_PROGRESS:
+    if stack.action == stack.DELETE and stack.status == stack.COMPLETE:
+        # The trust by which it would ask may be gone already.
+        stack.context = _service_context()
+        stack.purge_db()
+    elif stack.status == stack.IN_PROGRESS:
         stack.mark_complete()
     elif (roll_back and stack.status == stack.FAILED and not stack.disable_rollback
-            and stack.action in _ROLLED_BACK
-            # Without it an update would be rolled back to an empty template.
-            and (stack.prev_raw_template_id is not None or stack.action == stack.CREATE)):
+            and stack.action in _ROLLED_BACK and not _rollback_deletes_all(stack)):
         stack.rollback()
     else:
         if stack.action == stack.SNAPSHOT:
-            stack.update_snapshot(stack.status_reason, stack.CREATE, stack.status)
+            with contextlib.suppress(heat_exception.NotFound):
+                stack.update_snapshot(stack.status_reason, stack.CREATE, stack.status)
         stack.purge_db()
 
 
@@ -190,15 +221,25 @@ def end_delete(stack: heat_stack.Stack) -> None:
 
     It had failed only at the project of its users, as the trust was what it asked with.
     """
-    # The account of Heat's own service, in this process only; no message carries it.
-    context = heat_context.get_admin_context()
-    context._auth_plugin = loading.load_auth_from_conf_options(cfg.CONF, 'trustee')
+    context = _service_context()
     if stack.stack_user_project_id:
         context.clients.client('keystone').delete_stack_domain_project(
             project_id=stack.stack_user_project_id)
     stack.context = context
     if stack.state_set(stack.DELETE, stack.COMPLETE, 'Stack DELETE completed successfully'):
         stack_objects.Stack.delete(context, stack.id)
+
+
+def _service_context() -> Any:
+    """Return the account of Heat's own service, for use in this process; no message carries it.
+
+    :raises Exception: Keystone is away, or there is no such account in ``[trustee]``
+    """
+    context = heat_context.get_admin_context()
+    context._auth_plugin = loading.load_auth_from_conf_options(cfg.CONF, 'trustee')
+    # Asked now: what it is wanted for fails for good where it cannot be had.
+    context.clients.client('keystone').domain_admin_auth  # noqa: B018
+    return context
 
 
 def authenticate_early(life: object, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -44,6 +44,9 @@ _RESEND_SECONDS = 10.0
 """How long a message may take to land before it is sent again; twice that the next time."""
 _LONGEST_RESEND_SECONDS = 640.0
 
+_IN_PROGRESS = ('restart', 'time out', Plan.FAIL)
+"""What is done with a stack only while it is in progress."""
+
 
 class Delivery:
     """Carries out the orders of one engine."""
@@ -66,6 +69,10 @@ class Delivery:
         self._using: set[int] = set()
         self._alone: orders.Order | None = None
         self._followed: float | None = None
+        self._failures: dict[int, tuple[int, float]] = {}
+        """Of orders that could not be carried out: how often, and when they are tried again."""
+        self.draining = False
+        """Whether this engine takes no messages any more."""
 
     @property
     def running(self) -> int:
@@ -100,10 +107,12 @@ class Delivery:
                 used_here = order.id in self._using
             if not used_here:
                 # The outcome of its last step was unclear, or its check failed.
+                self._failed(order.id)
                 self._orders.give_back(order.id, self._me)
             return False
-        return order.status == orders.CLAIMED or order.age >= min(
-            _RESEND_SECONDS * 2 ** (order.attempts - 1), _LONGEST_RESEND_SECONDS)
+        if order.status == orders.SENT:
+            return order.age >= _pause(order.attempts)
+        return self._clock.now() >= self._failures.get(order.id, (0, 0.0))[1]
 
     def use(self, order_id: int) -> bool:
         """Use up the token of a message that has reached this engine; False: do not act on it.
@@ -130,6 +139,8 @@ class Delivery:
         reason = 'the order is gone' if order is None else self._obstacle(order)
         if reason is not None:
             self._orders.close(order_id, self._me, reason)
+        elif order is not None and order.revives:
+            self._rows.revive(order)
         return reason is None
 
     def _obstacle(self, order: orders.Order) -> str | None:
@@ -148,10 +159,16 @@ class Delivery:
             if failure is None:
                 self._orders.close(order_id, self._me, 'it was checked')
             else:
+                self._failed(order_id)
                 self._orders.give_back(order_id, self._me)
         finally:
             with self._guard:
                 self._using.discard(order_id)
+
+    def _failed(self, order_id: int) -> None:
+        """Note that an order could not be carried out; it is tried again after longer pauses."""
+        times = self._failures.get(order_id, (0, 0.0))[0] + 1
+        self._failures[order_id] = times, self._clock.now() + _pause(times)
 
     def stop(self) -> None:
         """Carry out nothing more, and return when what is being carried out has ended."""
@@ -181,9 +198,11 @@ class Delivery:
             LOG.warning('%d orders about stack %s (%s) are not carried out: %s', len(batch),
                         first.stack_name, first.stack_id, error)
         except Exception:
+            for order in batch:
+                self._failed(order.id)
             LOG.exception('Stack %s (%s) cannot be loaded, so %d orders about it are not carried '
-                          'out; it is tried again within %g s.', first.stack_name, first.stack_id,
-                          len(batch), _RESEND_SECONDS)
+                          'out; it is tried again after a while.', first.stack_name,
+                          first.stack_id, len(batch))
         finally:
             with self._guard:
                 self._running.difference_update(order.id for order in batch)
@@ -196,11 +215,13 @@ class Delivery:
             if outcome is not None:
                 self._orders.close(order.id, self._me, outcome)
                 LOG.info('%s: %s.', what, outcome)
+            self._failures.pop(order.id, None)
         except errors.EngineDead:
             raise
         except Exception:
+            self._failed(order.id)
             LOG.exception('The order to %s, about %s, could not be carried out; it is tried again '
-                          'within %g s.', order.plan, what, _RESEND_SECONDS)
+                          'after a while.', order.plan, what)
 
     def _resume(self, order: orders.Order, stack: Any) -> str | None:
         """Do what the order says, as far as that is still to be done.
@@ -212,40 +233,44 @@ class Delivery:
             return 'its stack is gone'
         if stack.current_traversal != order.traversal or view.stack.traversal != order.traversal:
             return 'its stack has begun something else'
-        if order.kind == orders.STACK:
-            return self._resume_stack(order, stack)
+        if order.kind == orders.STACK and order.plan not in _IN_PROGRESS:
+            return _end(order, stack)
         if view.stack.status != 'IN_PROGRESS':
             return f'its stack is {view.stack.action}_{view.stack.status}'
+        if order.kind == orders.STACK:
+            return self._resume_stack(order, stack, view)
+        return self._resume_resource(order, stack, view)
+
+    def _resume_resource(self, order: orders.Order, stack: Any, view: rows.View) -> str | None:
         if order.plan == Plan.FAIL:
-            return _fail(stack, f'Resource {order.name}: {order.reason}')
+            return self._fail(stack, view, f'Resource {order.name}: {order.reason}')
+        if sweep.half_adopted(view):
+            return self._fail(stack, view, sweep.HALF_ADOPTED)
         died = self._rows.deaths(view.stack, order.name)
         if len(died) >= self._most_deaths:
-            return _fail(stack, f'Resource {order.name} killed the engines that worked on it, '
-                         f'{len(died)} of them: {", ".join(died)}')
+            return self._fail(stack, view, f'Resource {order.name} killed the engines that worked '
+                              f'on it, {len(died)} of them: {", ".join(died)}')
         node = self._node(order, view)
         if isinstance(node, str):
             return node
-        return self._check(order, stack, view, node,
-                           alone=len(died) + 1 >= self._most_deaths)
+        return self._check(order, stack, view, node, alone=len(died) + 1 >= self._most_deaths)
 
-    def _resume_stack(self, order: orders.Order, stack: Any) -> str:
-        if order.plan == 'restart':
-            times = self._orders.restarts(order)
-            if times > self._most_deaths:
-                return _fail(stack, f'Its traversal was begun anew {times - 1} times, and never '
-                             f'written out')
-            if stack.status != stack.IN_PROGRESS:
-                return f'it is {stack.action}_{stack.status}'
-            return 'it was begun anew' if calls.restart(stack) else 'somebody has begun it anew'
+    def _resume_stack(self, order: orders.Order, stack: Any, view: rows.View) -> str:
         if order.plan == 'time out':
-            return _fail(stack, 'Timed out')
+            return self._fail(stack, view, 'Timed out')
         if order.plan == Plan.FAIL:
-            return _fail(stack, order.reason)
-        if order.plan == 'end the delete':
-            calls.end_delete(stack)
-            return 'it is deleted'
-        calls.finish(stack, roll_back=order.plan == 'finish')
-        return 'its end was carried through'
+            return self._fail(stack, view, order.reason)
+        times = self._orders.restarts(order)
+        if times > self._most_deaths:
+            return self._fail(stack, view, f'Its traversal was begun anew {times - 1} times, and '
+                              f'never written out')
+        return 'it was begun anew' if calls.restart(stack) else 'somebody has begun it anew'
+
+    def _fail(self, stack: Any, view: rows.View, reason: str) -> str:
+        # If this engine dies behind the first of these, the end is carried through by the sweep.
+        done = self._rows.fail(view.stack) and calls.fail(
+            stack, f'{reason[:1].upper()}{reason[1:]}')
+        return 'its stack was failed' if done else 'its stack has begun something else'
 
     def _node(self, order: orders.Order, view: rows.View) -> graph.Node | str:
         """Return the node that is to be checked, or why none is."""
@@ -270,14 +295,30 @@ class Delivery:
                alone: bool) -> str | None:
         target = sweep.target(view, node)
         if target is None or not self._rows.exists(node):
+            if node.is_update:
+                return self._fail(stack, view, f'Resource {order.name}: its row is gone')
             calls.report(stack, node)
             return 'its row was gone, and it was reported as done'
+        if order.attempts and self._may_interrupt(view, node):
+            return ('it is not sent again, as an engine without this package could interrupt its '
+                    'nested stack: if it hangs, update the stack')
+        alone = alone and not self.draining
         if alone and not self._is_alone(order):
             return None
         if not self._orders.sending(order, self._me, _seen(view, node)):
             return None
         sent = calls.send(stack, node, target, order.id, self._receiver if alone else None)
         return None if sent else 'its stack has begun something else'
+
+    def _may_interrupt(self, view: rows.View, node: graph.Node) -> bool:
+        """Return whether a second message could interrupt a nested stack."""
+        return (any(view.child(row) is not None for row in sweep.workers(view, node))
+                and not self.tokened)
+
+    @property
+    def tokened(self) -> bool:
+        """Whether all who may receive a message know tokens."""
+        return self._receiver is not None and not self._rows.strangers()
 
     def _is_alone(self, order: orders.Order) -> bool:
         """Return whether an order is the one that this engine works on alone, or can become it."""
@@ -294,18 +335,28 @@ class Delivery:
         if view is not None and view.stack.traversal == order.traversal:
             row = view.resources.get(order.resource_id or 0)
             node = order.node or (view.node(row) if row is not None else None)
-            if node is not None and node in view.traversal and not view.traversal.done(node):
+            if (node is not None and node in view.traversal and not view.traversal.done(node)
+                    # While it waits for its nested stack, that may need the place.
+                    and not any(child.in_progress for child in map(
+                        view.child, sweep.workers(view, node)) if child is not None)):
                 return True
         with self._guard:
             self._alone = None
         return False
 
 
+def _pause(times: int) -> float:
+    """Return the seconds before something is tried again that was tried so many times."""
+    return min(_RESEND_SECONDS * 2.0 ** (times - 1), _LONGEST_RESEND_SECONDS)
+
+
 def _seen(view: rows.View, node: graph.Node) -> list[list[int | None]]:
     return [[row.id, row.atomic_key] for row in sweep.workers(view, node)]
 
 
-def _fail(stack: Any, reason: str) -> str:
-    # What was adopted is not ours to delete.
-    done = calls.fail(stack, f'{reason[:1].upper()}{reason[1:]}', roll_back=stack.action != 'ADOPT')
-    return 'its stack was failed' if done else 'its stack has begun something else'
+def _end(order: orders.Order, stack: Any) -> str:
+    if order.plan == 'end the delete':
+        calls.end_delete(stack)
+        return 'it is deleted'
+    calls.finish(stack, roll_back=order.plan == 'finish')
+    return 'its end was carried through'

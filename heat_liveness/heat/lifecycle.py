@@ -141,6 +141,7 @@ class EngineLifecycle:
         try:
             if self._live is not None and self._live.joined:
                 self._live.drain()
+                self._work.stopping()
                 timeout = self._config.graceful_shutdown_timeout
                 if timeout:
                     threading.Thread(
@@ -155,7 +156,6 @@ class EngineLifecycle:
 
     def stopped(self) -> None:
         """Leave: the last lock is released."""
-        self._stopped.set()
         try:
             if self._scans is not None:
                 self._scans.stop()
@@ -163,3 +163,5 @@ class EngineLifecycle:
                 self._live.stop()
         except Exception:
             LOG.exception('This engine ends without having left; the others will find it dead.')
+        finally:
+            self._stopped.set()

@@ -74,7 +74,7 @@ class ObservedWork(HeatWork):
         return [rows[engine_id] for engine_id in sorted(owners)]
 
     def _end_delete(self, stack: Stack) -> None:
-        if self._only in {None, stack.id}:
+        if self._only is None or stack.id in self._only:
             if self._orders.stack(stack, 'end the delete', 'it has deleted the trust by which it '
                                   'was to delete its project', self._me):
                 LOG.info('The delete of stack %s (%s) is brought to its end.', stack.name, stack.id)
@@ -83,6 +83,3 @@ class ObservedWork(HeatWork):
     def _receiver(self) -> None:
         """Any engine: an agent works on nothing itself."""
         return None
-
-    def _preempts(self) -> bool:
-        return True

@@ -118,6 +118,11 @@ class Order:
         return self.generation + 1
 
     @property
+    def revives(self) -> bool:
+        """Whether the row was set to FAILED only until its check begins."""
+        return bool(self.detail.get('revives'))
+
+    @property
     def node(self) -> graph.Node | None:
         """The node whose message was lost."""
         found = self.detail.get('node')
@@ -160,14 +165,17 @@ class Orders:
         self._database = database
 
     def write(self, connection: sa.Connection, row: Resource, decision: Decision,
-              owner: ServiceRow, taker_id: str) -> None:
-        """Write what was decided about a lock, in the transaction that clears it."""
+              owner: ServiceRow, taker_id: str, *, revives: bool = False) -> None:
+        """Write what was decided about a lock, in the transaction that clears it.
+
+        :param revives: whether the row is FAILED only until its check begins
+        """
         _insert(connection, RESOURCE, f'{RESOURCE}:{row.stack.id}:{row.id}', row.generation,
                 taker_id, owner.engine_id, CLAIMED if decision.sends else DONE, {
                     'plan': decision.plan, 'reason': decision.reason, **_about(row.stack),
                     'resource': row.name, 'resource_id': row.id,
                     'state': f'{row.action}_{row.status}', 'physical_id': row.physical_id,
-                    'replaces': row.replaces, 'blamed': owner.blamed})
+                    'replaces': row.replaces, 'blamed': owner.blamed, 'revives': revives})
 
     def left_alone(self, connection: sa.Connection, row: Resource) -> bool:
         """Return whether somebody has written already that this lock was left alone."""
@@ -182,14 +190,20 @@ class Orders:
             _t.c.subject == f'{RESOURCE}:{row.stack.id}:{row.id}',
             _t.c.generation == row.generation, _t.c.status == DONE))
 
-    def message(self, stack: Stack, node: graph.Node, name: str, reason: str,
-                giver_id: str) -> bool:
+    def message(self, stack: Stack, node: graph.Node, name: str, reason: str, giver_id: str,
+                culprit: str | None = None) -> bool:
         """Give the order to send the message of a node again, unless there is one.
 
+        :param culprit: the engine that may have died working on it
         :return: whether it was given now
         """
         subject = f'{MESSAGE}:{stack.id}:{node.id}:{"update" if node.is_update else "cleanup"}'
         with self._database.autocommit() as connection:
+            locks = connection.scalars(sa.select(_t.c.detail).where(
+                _t.c.status.in_(OPEN), _t.c.subject.like(f'{RESOURCE}:{stack.id}:%'))).all()
+            if any(stored.mapping(detail).get('resource') == name for detail in locks):
+                # Its lock was taken over, and its message is under way.
+                return False
             before = connection.execute(
                 sa.select(_t.c.generation, _t.c.status).where(_t.c.subject == subject)
                 .order_by(_t.c.generation.desc()).limit(1)).first()
@@ -198,7 +212,8 @@ class Orders:
         generation = 0 if before is None else before.generation + 1
         return self._give(MESSAGE, subject, generation, giver_id,
                           {'plan': 'send again', 'reason': reason, **_about(stack),
-                           'resource': name, 'node': list(node)})
+                           'resource': name, 'node': list(node),
+                           'blamed': culprit is not None}, culprit)
 
     def stack(self, stack: Stack, plan: str, reason: str, giver_id: str) -> bool:
         """Give an order about a whole traversal: each plan once for each of them."""
@@ -207,12 +222,12 @@ class Orders:
                           giver_id, {'plan': plan, 'reason': reason, **_about(stack)})
 
     def _give(self, kind: str, subject: str, generation: int, giver_id: str,
-              detail: Mapping[str, Any]) -> bool:
+              detail: Mapping[str, Any], culprit: str | None = None) -> bool:
         try:
             with self._database.transaction() as connection:
                 if not connection.scalar(sa.select(alive(giver_id))):
                     return False
-                _insert(connection, kind, subject, generation, giver_id, None, CLAIMED, detail)
+                _insert(connection, kind, subject, generation, giver_id, culprit, CLAIMED, detail)
         except errors.LockHeld:
             return False
         return True
@@ -311,9 +326,11 @@ class Orders:
                             if step.get('what') == 'died')
         return {name: list(died) for name, died in found.items()}
 
-    def adopt(self, owner: ServiceRow, taker_id: str, limit: int) -> list[Order]:
+    def adopt(self, owner: ServiceRow, taker_id: str, limit: int,
+              only: Collection[str] | None = None) -> list[Order]:
         """Take over open orders of an ended engine; each begins anew.
 
+        :param only: the stacks that are recovered; all for None
         :return: those whose compare-and-swap this engine has won
         """
         def won(order: Order) -> bool:
@@ -322,7 +339,8 @@ class Orders:
                               _t.c.status == order.status, _t.c.taken_by == owner.engine_id,
                               ended(owner.engine_id), alive(taker_id))
 
-        return [order for order in self.of(owner.engine_id, limit) if won(order)]
+        return [order for order in self.of(owner.engine_id, limit)
+                if (only is None or order.stack_id in only) and won(order)]
 
     def sending(self, order: Order, sender_id: str, seen: list[list[int | None]]) -> bool:
         """Note, before it is done, that a message goes out; return whether it may.

@@ -22,7 +22,7 @@ stacks that did not move while it looked.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from heat_liveness import agent, conf
@@ -31,7 +31,7 @@ from heat_liveness import engine as engines
 from heat_liveness.db.database import Database
 from heat_liveness.db.journal import Journal
 from heat_liveness.db.members import Members, ServiceRow
-from heat_liveness.heat import observed, orders, rows, sweep, watcher, work
+from heat_liveness.heat import bridge, calls, observed, orders, rows, sweep, watcher, work
 
 BINARY = 'heat-liveness-recover'
 
@@ -46,24 +46,26 @@ def tell(configuration: Any, settings: conf.Settings, only: str | None,
     database = agent.database(configuration, settings)
     clock = clocks.BootClock()
     heat = rows.HeatRows(database)
+    stacks = None if only is None else heat.family(only)
     look = sweep.Sweep(heat, clock)
     policy = work.policy(settings, preempts=bool(heat.strangers()))
     try:
-        look.look(policy, only)
+        look.look(policy, stacks)
         say(f'Looking at the stacks for {settings.lost_message_time:g} s.')
         time.sleep(settings.lost_message_time)
-        lines = _held(database, heat, settings, only)
+        lines = _held(database, heat, settings, stacks)
         lines += [f'Stack {finding.stack.name} ({finding.stack.id}) '
                   f'{finding.stack.action}_{finding.stack.status}'
                   f'{f", resource {finding.name}" if finding.name else ""}: {finding.plan}, as '
-                  f'{finding.reason}.' for finding in look.look(policy, only)]
+                  f'{finding.reason}.' for finding in look.look(
+                      policy, stacks, Members(database).endings(bridge.BINARY))]
     finally:
         database.close()
     return '\n'.join(lines) or 'Nothing is to be done.'
 
 
 def _held(database: Database, heat: rows.HeatRows, settings: conf.Settings,
-          only: str | None) -> list[str]:
+          only: Collection[str] | None) -> list[str]:
     """Tell what would be done with the locks of engines that are not alive."""
     members = Members(database)
     known = {row.engine_id: row for row in members.all()}
@@ -83,12 +85,13 @@ def _held(database: Database, heat: rows.HeatRows, settings: conf.Settings,
 
 
 def _considered(heat: rows.HeatRows, owner: ServiceRow, settings: conf.Settings,
-                only: str | None) -> list[str]:
+                only: Collection[str] | None) -> list[str]:
     return [
         f'Stack {held.stack.name} ({held.stack.id}) {held.stack.action}_{held.stack.status}, '
         f'resource {held.name} ({held.action}_{held.status}), held by engine {owner.engine_id}: '
         f'{decision.plan}, as {decision.reason}.'
-        for held, decision in heat.consider(owner, work.rules(settings, owner, only))]
+        for held, decision in heat.consider(owner, work.rules(
+            settings, owner, only, tokened=False))]
 
 
 def do(configuration: Any, settings: conf.Settings, only: str | None,
@@ -122,6 +125,7 @@ def do(configuration: Any, settings: conf.Settings, only: str | None,
         deaths = [f'Engine {entry.engine_id} was declared dead.' for entry in Journal(
             database).search(identity.engine_id, 'death')]
     finally:
+        calls.wait_for_traversals()
         live.stop()
     return '\n'.join([*deaths, *found]) or 'Nothing was to be done.'
 

@@ -27,6 +27,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from heat_liveness import engine as engines
 from heat_liveness import errors
 from heat_liveness.db import models, times
 from heat_liveness.db.database import Database
@@ -71,8 +72,10 @@ class Rules:
     max_takeovers: int
     abandons: bool = False
     """Whether this Heat lets stacks be abandoned, so that a DELETE may be an abandon."""
-    only: str | None = None
-    """The one stack that is recovered."""
+    only: Collection[str] | None = None
+    """The stacks that are recovered; all for None."""
+    tokened: bool = True
+    """Whether all who may receive a message know tokens."""
     fenced: bool = True
     """Whether the engines that are recovered cannot come back and write."""
 
@@ -184,25 +187,37 @@ class HeatRows:
         """
         decided: list[tuple[Resource, Decision]] = []
         views: dict[str, tuple[View, Mapping[str, list[str]]]] = {}
+        cleared = 0
         with self._database.transaction() as connection:
-            for row in _held(connection, owner.engine_id, limit + len(known), rules.only):
-                if (row.id, row.generation) in known or len(decided) >= limit:
+            for row in _held(connection, owner.engine_id, limit, rules.only):
+                if (row.id, row.generation) in known:
                     continue
                 if row.stack.id not in views:
                     views[row.stack.id] = (_view(connection, row.stack),
                                            self.orders.deaths(connection, row.stack))
                 decision = _decide(row, *views[row.stack.id], owner, rules)
-                if decision.plan is Plan.WAIT:
+                if self._write(connection, row, decision, owner, taker_id, rules):
                     decided.append((row, decision))
-                elif decision.plan is Plan.LEAVE_ALONE:
-                    if not self.orders.left_alone(connection, row):
-                        self.orders.write(connection, row, decision, owner, taker_id)
-                    decided.append((row, decision))
-                elif _clear(connection, row, decision, owner, taker_id):
-                    self.orders.overtake(connection, row)
-                    self.orders.write(connection, row, decision, owner, taker_id)
-                    decided.append((row, decision))
+                    cleared += decision.clears
+                if cleared >= limit:
+                    break
         return decided
+
+    def _write(self, connection: sa.Connection, row: Resource, decision: Decision,
+               owner: ServiceRow, taker_id: str, rules: Rules) -> bool:
+        """Write what was decided, if anything; return False if somebody else was first."""
+        if decision.plan is Plan.WAIT:
+            return True
+        if decision.plan is Plan.LEAVE_ALONE:
+            if not self.orders.left_alone(connection, row):
+                self.orders.write(connection, row, decision, owner, taker_id)
+            return True
+        revives = rules.tokened and _is_revived(row, decision)
+        if not _clear(connection, row, decision, owner, taker_id, revives=revives):
+            return False
+        self.orders.overtake(connection, row)
+        self.orders.write(connection, row, decision, owner, taker_id, revives=revives)
+        return True
 
     def consider(self, owner: ServiceRow, rules: Rules) -> list[tuple[Resource, Decision]]:
         """Return what a takeover would decide, and change nothing."""
@@ -215,6 +230,18 @@ class HeatRows:
         """Return the engines that died working on a resource in its stack's present operation."""
         with self._database.autocommit() as connection:
             return self.orders.deaths(connection, stack).get(name, [])
+
+    def fail(self, stack: Stack) -> bool:
+        """Set a stack to FAILED if it is in progress in the same traversal; return whether it was.
+
+        Heat's own statement names the traversal only, and would fail a stack that is complete.
+        """
+        with self._database.autocommit() as connection:
+            return connection.execute(
+                _stack.update().where(
+                    _stack.c.id == stack.id, _stack.c.current_traversal == stack.traversal,
+                    _stack.c.status == 'IN_PROGRESS', _stack.c.deleted_at.is_(None))
+                .values(status='FAILED')).rowcount == 1
 
     def exists(self, node: graph.Node) -> bool:
         """Return whether what a node stands for is there; of a snapshot there is no resource."""
@@ -231,7 +258,8 @@ class HeatRows:
             theirs = set(connection.scalars(sa.select(_service.c.engine_id).where(
                 _service.c.deleted_at.is_(None),
                 times.age(beat) <= 3 * _service.c.report_interval)))
-            ours = set(connection.scalars(sa.select(models.service.c.engine_id)))
+            ours = set(connection.scalars(sa.select(models.service.c.engine_id).where(
+                models.service.c.protocol != engines.OBSERVED)))
         return theirs - ours
 
     def half_deleted(self) -> list[Stack]:
@@ -242,6 +270,24 @@ class HeatRows:
                 _stack.c.deleted_at.is_(None), _stack.c.convergence.is_(sa.true()),
                 _stack.c.status_reason.like('Error deleting project%'))).all()
         return [stack for stack in map(_as_stack, rows) if self.orders.known(stack)]
+
+    def revive(self, order: orders.Order) -> None:
+        """Let a row be in progress again, just before its check, if nobody has changed it."""
+        with self._database.autocommit() as connection:
+            connection.execute(
+                _resource.update().where(
+                    _resource.c.id == order.resource_id, _resource.c.engine_id.is_(None),
+                    _resource.c.atomic_key == order.atomic_key, _resource.c.status == 'FAILED')
+                .values(status='IN_PROGRESS', atomic_key=order.atomic_key + 1))
+
+    def family(self, stack_id: str) -> frozenset[str]:
+        """Return a stack's id and those of all stacks nested in it."""
+        found = [stack_id]
+        with self._database.autocommit() as connection:
+            for each in found:
+                found += connection.scalars(sa.select(_stack.c.id).where(
+                    _stack.c.owner_id == each, _stack.c.deleted_at.is_(None))).all()
+        return frozenset(found)
 
     def untouched(self, order: orders.Order) -> bool:
         """Return whether the resource is as the takeover left it: nobody has taken it up."""
@@ -267,9 +313,7 @@ class HeatRows:
         has no sync points, and a deleted one is gone.  One that an operator has reset
         (``heat-manage reset_stack_status``) has them still, and is to be left as it is.
         """
-        leftover = sa.exists(sa.select(_point.c.entity_id).where(
-            _point.c.stack_id == _stack.c.id,
-            _point.c.traversal_id == _stack.c.current_traversal))
+        leftover = _stack.c.current_traversal.in_(sa.select(_point.c.traversal_id))
         began = sa.func.coalesce(_stack.c.updated_at, _stack.c.created_at)
         with self._database.autocommit() as connection:
             rows = connection.execute(
@@ -316,24 +360,28 @@ def _at_work(connection: sa.Connection) -> dict[str, Stack]:
     return {row.id: _as_stack(row) for row in rows}
 
 
-def _held(connection: sa.Connection, engine_id: str, limit: int | None,
-          only: str | None) -> list[Resource]:
-    """Lock resources that an engine holds, passing by those another survivor has locked."""
+def _held(connection: sa.Connection, engine_id: str, page: int | None,
+          only: Collection[str] | None) -> Iterator[Resource]:
+    """Lock resources that an engine holds, page by page, passing by what others have locked.
+
+    For None they are read, and not locked.
+    """
     stacks = {stack_id: stack for stack_id, stack in _at_work(connection).items()
-              if only in {None, stack_id}}
+              if only is None or stack_id in only}
     going = [each for each in sorted(stacks) if stacks[each].status == 'IN_PROGRESS']
-    found: list[Resource] = []
     for ids in (*_chunks(going), *_chunks(sorted(stacks.keys() - going))):
-        statement = sa.select(_resource).where(
-            _resource.c.stack_id.in_(ids), _resource.c.engine_id == engine_id
-        ).order_by(_resource.c.id)
-        if limit is not None:
-            statement = statement.limit(limit - len(found)).with_for_update(skip_locked=True)
-        found += [_as_resource(row, stacks[row.stack_id])
-                  for row in connection.execute(statement)]
-        if limit is not None and len(found) >= limit:
-            break
-    return found
+        last = 0
+        while True:
+            statement = sa.select(_resource).where(
+                _resource.c.stack_id.in_(ids), _resource.c.engine_id == engine_id,
+                _resource.c.id > last).order_by(_resource.c.id)
+            if page is not None:
+                statement = statement.limit(page).with_for_update(skip_locked=True)
+            found = connection.execute(statement).all()
+            yield from (_as_resource(row, stacks[row.stack_id]) for row in found)
+            if page is None or len(found) < page:
+                break
+            last = found[-1].id
 
 
 def _decide(row: Resource, view: View, deaths: Mapping[str, list[str]], owner: ServiceRow,
@@ -350,13 +398,23 @@ def _decide(row: Resource, view: View, deaths: Mapping[str, list[str]], owner: S
     return decision
 
 
+def _is_revived(row: Resource, decision: Decision) -> bool:
+    """Return whether a row that stays as it is must not be met so by another traversal.
+
+    Heat takes a resource that is in progress, and not locked, for done where its template did
+    not change, though it was half updated or deleted.  Until its own check begins it is FAILED.
+    """
+    return decision.plan is Plan.RUN_AGAIN and decision.status is None and (
+        row.status == 'IN_PROGRESS')
+
+
 def _clear(connection: sa.Connection, row: Resource, decision: Decision, owner: ServiceRow,
-           taker_id: str) -> bool:
+           taker_id: str, *, revives: bool) -> bool:
+    status = 'FAILED' if revives else decision.status
     values: dict[str, Any] = {
-        'action': decision.action, 'status': decision.status,
-        'nova_instance': decision.physical_id}
+        'action': decision.action, 'status': status, 'nova_instance': decision.physical_id}
     values = {name: value for name, value in values.items() if value is not None}
-    if decision.status is not None:
+    if status is not None:
         values['status_reason'] = (
             f'Engine {owner.engine_id} ended during {row.action}; {taker_id} took over')
     return bool(connection.execute(

@@ -29,7 +29,9 @@ first three are seen; the fourth is sent twice, and whichever comes late changes
 for one thing, which :mod:`.bridge` prevents: a check that finds its resource locked interrupts
 the nested stack.
 
-Four more ends that nobody else would bring about:
+Four more ends that nobody else would bring about.  What has no message, only an engine that
+is at it, may as well be slow (Keystone is asked in between).  So it is taken for lost only if
+an engine has ended since the operation began, or after ten times as long:
 
 * a traversal that was **never written out**, as its engine died in between, is restarted, under a
   new id; ``max_takeovers`` times in one operation, and then it is failed;
@@ -47,15 +49,19 @@ full only when it has been quiet.
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from heat_liveness import clock as clocks
+from heat_liveness.db.members import Ending
 from heat_liveness.heat import graph
 from heat_liveness.heat.plans import Plan, Resource, Stack
 from heat_liveness.heat.rows import HeatRows, View
 
 LOG = logging.getLogger(__name__)
 
+_CLOCKS_SECONDS = 60.0
+"""How much the clock of an engine, by which an operation began, may differ from the database's."""
+_PATIENCE = 10
 _AT_ONCE = 50
 """How many quiet stacks are read in full in one sweep; the rest have their turn in the next."""
 
@@ -86,6 +92,8 @@ class Finding:
     reason: str
     node: graph.Node | None = None
     name: str = ''
+    culprit: str | None = None
+    """The engine that may have died of it."""
 
 
 @dataclasses.dataclass
@@ -105,14 +113,17 @@ class Sweep:
         self._clock = clock
         self._seen: dict[str, _Seen] = {}
 
-    def look(self, policy: Policy, only: str | None = None) -> list[Finding]:
+    def look(self, policy: Policy, only: Collection[str] | None = None,
+             endings: Sequence[Ending] = ()) -> list[Finding]:
         """Look at all stacks once, and return what hangs.
 
-        :param only: the one stack to look at
+        :param only: the stacks to look at; all for None
+        :param endings: the engines that have ended, the last one first
         :raises DatabaseError: what was seen before stays
         """
         candidates = {stack.id: (stack, age) for stack, age in self._rows.candidates()
-                      if only in {None, stack.id} and stack.action not in policy.graphless}
+                      if (only is None or stack.id in only)
+                      and stack.action not in policy.graphless}
         now = self._clock.now()
         prints = self._rows.prints(candidates)
         before = self._seen
@@ -132,12 +143,15 @@ class Sweep:
         quiet = [stack_id for stack_id, seen in self._seen.items()
                  if now - seen.examined >= policy.lost_message_time and stack_id not in late]
         for stack_id in quiet[:_AT_ONCE]:
-            found += self._examine(*candidates[stack_id], policy, now)
+            stack, age = candidates[stack_id]
+            ended = [each for each in endings if each.age <= age + _CLOCKS_SECONDS]
+            found += self._examine(stack, age, policy, now, ended)
             # It is examined again when as much time has passed.
             self._seen[stack_id].examined = now
         return found
 
-    def _examine(self, stack: Stack, age: float, policy: Policy, now: float) -> list[Finding]:
+    def _examine(self, stack: Stack, age: float, policy: Policy, now: float,
+                 ended: Sequence[Ending]) -> list[Finding]:
         view = self._rows.view(stack.id)
         if view is None or view.stack != stack:
             return []
@@ -145,32 +159,29 @@ class Sweep:
             LOG.warning('Stack %s (%s) does not move, and nothing is done about it: %s.',
                         stack.name, stack.id, view.problem)
             return []
-        return list(self._examine_view(view, age, policy, now - self._seen[stack.id].since))
+        quiet = now - self._seen[stack.id].since
+        if ended or quiet >= _PATIENCE * policy.lost_message_time:
+            if found := _abandoned(view, age, policy):
+                return [found]
+        culprit = next((each.engine_id for each in ended if each.blamed), None)
+        return [dataclasses.replace(finding, culprit=culprit)
+                for finding in self._hanging(view, policy, quiet)]
 
-    def _examine_view(self, view: View, age: float, policy: Policy,
-                      quiet: float) -> Iterator[Finding]:
+    def _hanging(self, view: View, policy: Policy, quiet: float) -> Iterator[Finding]:
+        """Tell which messages of a stack that is quiet are lost."""
         stack = view.stack
-        if stack.status == 'FAILED' and age > 2 * _timeout(stack, policy):
-            # It is no longer what its user waits for; he may have mended it by hand.
-            yield Finding(stack, 'purge', 'it failed long ago, and was not purged')
-        elif stack.status != 'IN_PROGRESS':
-            yield Finding(stack, 'finish', f'its end as {stack.action}_{stack.status} was not '
-                          f'carried through')
-        elif not view.traversal.written:
-            yield _never_written(stack, policy)
-        elif not view.traversal.requires:
-            yield Finding(stack, 'finish', 'it has nothing to do and did not end')
-        elif due := view.traversal.due():
+        if stack.status != 'IN_PROGRESS' or not view.traversal.written:
+            return
+        if due := view.traversal.due():
             found = {node: list(self._lost(view, node, policy, quiet)) for node in due}
             for node in due:
                 # What reports once more has Heat send the messages of those it reports to.
                 if not any(found.get(other) for other in view.traversal.requires[node]):
                     yield from found[node]
-        else:
+        elif roots := view.traversal.roots():
             # Each node has reported.  A root that reports once more brings the end about.
-            root = view.traversal.roots()[0]
             yield Finding(stack, 'send again', 'all its resources are done and it did not end',
-                          root, _name(view, root))
+                          roots[0], _name(view, roots[0]))
 
     def _lost(self, view: View, node: graph.Node, policy: Policy,
               quiet: float) -> Iterator[Finding]:
@@ -188,8 +199,8 @@ class Sweep:
         if view.stack.action == 'DELETE' and policy.abandons:
             yield Finding(view.stack, Plan.FAIL, _ABANDON)
             return
-        if view.stack.action == 'ADOPT' and any(row.action == 'INIT' for row in rows):
-            yield Finding(view.stack, Plan.FAIL, _adopt(_name(view, node)))
+        if half_adopted(view):
+            yield Finding(view.stack, Plan.FAIL, HALF_ADOPTED)
             return
         if children and policy.preempts:
             LOG.warning(
@@ -215,16 +226,40 @@ def _may_be_retried(row: Resource) -> bool:
     return row.status == 'FAILED' or (row.action, row.status) == ('DELETE', 'COMPLETE')
 
 
-def _adopt(what: str) -> str:
-    return (f'what {what} was to be adopted from is not kept: delete or abandon the stack and '
-            f'adopt it again')
+HALF_ADOPTED = ('what its resources were to be adopted from is not kept: delete or abandon the '
+                'stack and adopt it again')
+
+
+def half_adopted(view: View) -> bool:
+    """Return whether a resource is still to be adopted; no message can say from what any more.
+
+    Heat would create it, and a rollback would delete what was adopted before.
+    """
+    return view.stack.action == 'ADOPT' and any(
+        row.action == 'INIT' for row in view.resources.values())
+
+
+def _abandoned(view: View, age: float, policy: Policy) -> Finding | None:
+    """Tell what only an engine could still be at that began it."""
+    stack = view.stack
+    if stack.status == 'FAILED' and age > 2 * _timeout(stack, policy):
+        # It is no longer what its user waits for; he may have mended it by hand.
+        return Finding(stack, 'purge', 'it failed long ago, and was not purged')
+    if stack.status != 'IN_PROGRESS':
+        return Finding(stack, 'finish', f'its end as {stack.action}_{stack.status} was not '
+                       f'carried through')
+    if not view.traversal.written:
+        return _never_written(stack, policy)
+    if not view.traversal.requires:
+        return Finding(stack, 'finish', 'it has nothing to do and did not end')
+    return None
 
 
 def _never_written(stack: Stack, policy: Policy) -> Finding:
     if stack.action == 'DELETE' and policy.abandons:
         return Finding(stack, Plan.FAIL, _ABANDON)
     if stack.action == 'ADOPT':
-        return Finding(stack, Plan.FAIL, _adopt('it'))
+        return Finding(stack, Plan.FAIL, HALF_ADOPTED)
     if stack.action == 'SNAPSHOT':
         # Its traversal is the snapshot's id, so there can be no other.
         return Finding(stack, Plan.FAIL, 'the engine that began the snapshot has died: take it '

@@ -20,7 +20,8 @@ purged, soft-deleted under a living engine, or come back.  So:
   ``observed_down_time``, which is at least three of its intervals; time without a good
   view counts for nothing, and after a gap each engine may beat first.  And the engine has
   answered neither of two pings over the message queue, half-way and at the end.  An engine
-  that holds work and has no row at all is judged by the pings alone, over the same time.
+  that has no row at all is judged by the pings alone, over the same time.
+* **Only who holds work is watched.**  The table keeps the rows of all engines that ever were.
 * **A verdict is recorded** as for any engine: a service row (of protocol 0, which nobody
   judges by its beats) that is declared dead, on the evidence ``observed``.
 * **It can be wrong.**  An engine that was stopped for that long comes back and writes.  Then
@@ -137,22 +138,20 @@ class Watcher:
         now = self._clock.now()
         found = observed(self._database)
         known = {row.engine_id: row for row in self._members.all()}
-        for holder in self._rows.unknown_holders({*found, *known}):
-            found[holder] = Observed(engine_id=holder)
+        holders = self._rows.unknown_holders(
+            {engine_id for engine_id, row in known.items() if row.judged or row.ended})
         self._revive(found, known)
         gap = self._looked is None or now - self._looked > _LONGEST_GAP_SECONDS
         passed = 0.0 if self._looked is None or gap else now - self._looked
         self._looked = now
-        watched = {engine_id: engine for engine_id, engine in found.items()
-                   if engine_id not in known or (known[engine_id].live
-                                                 and not known[engine_id].judged)}
+        watched = {engine_id: found.get(engine_id, Observed(engine_id=engine_id))
+                   for engine_id in holders}
         for engine in watched.values():
             self._watch(engine, now, passed, gap=gap)
         self._watches = {engine_id: watch for engine_id, watch in self._watches.items()
-                         if engine_id in found}
+                         if engine_id in watched or engine_id in known}
         judged = self._judge(watched)
-        holders = self._rows.holders(list(watched)) if watched else set()
-        self.suspects = {engine_id for engine_id in holders
+        self.suspects = {engine_id for engine_id in watched
                          if not self._watches[engine_id].alive
                          } - {row.engine_id for row in judged}
         return judged

@@ -29,7 +29,7 @@ from oslo_config import cfg
 
 from heat_liveness import conf, errors
 from heat_liveness.db.members import ServiceRow
-from heat_liveness.heat import calls, delivery, rows, sweep
+from heat_liveness.heat import bridge, calls, delivery, rows, sweep
 from heat_liveness.heat.plans import Decision, Plan, Resource
 from heat_liveness.work import Claim, Context
 
@@ -40,9 +40,10 @@ _WAIT_SECONDS = 5.0
 """How long a resource that waits for its nested stack is not asked about again."""
 
 
-def rules(settings: conf.Settings, owner: ServiceRow, only: str | None) -> rows.Rules:
+def rules(settings: conf.Settings, owner: ServiceRow, only: Collection[str] | None, *,
+          tokened: bool) -> rows.Rules:
     """Return what decides, beside the rows themselves, about what an engine has left behind."""
-    return rows.Rules(max_takeovers=settings.max_takeovers, only=only,
+    return rows.Rules(max_takeovers=settings.max_takeovers, only=only, tokened=tokened,
                       abandons=bool(cfg.CONF.enable_stack_abandon),
                       # One that never beat for us has no fence.
                       fenced=owner.judged)
@@ -64,7 +65,7 @@ class HeatWork:
     def __init__(self, context: Context, only: str | None = None) -> None:
         """Begin with nothing taken.
 
-        :param only: the one stack that is recovered; all for None
+        :param only: the one stack that is recovered, with those nested in it; all for None
         """
         self.doubts = False
         self._me = context.identity.engine_id
@@ -81,7 +82,7 @@ class HeatWork:
         self._paused: dict[str, float] = {}
         self._swept: float | None = None
         self._draining = False
-        self._only = only
+        self._only = None if only is None else self._rows.family(only)
 
     def claim(self, owner: ServiceRow) -> Claim:
         """Take over locked resources and open orders of an ended engine; see :class:`Claim`."""
@@ -91,10 +92,11 @@ class HeatWork:
         self._rows.hide_service(owner.engine_id)
         self._waiting = {key: until for key, until in self._waiting.items() if until > now}
         try:
-            adopted = self._orders.adopt(owner, self._me, room)
+            adopted = self._orders.adopt(owner, self._me, room, self._only)
             decided = self._rows.take_over(owner, self._me, room,
                                            self._left_alone | set(self._waiting),
-                                           rules(self._settings, owner, self._only))
+                                           rules(self._settings, owner, self._only,
+                                                 tokened=self.delivery.tokened))
         except errors.UnclearOutcome:
             self.doubts = True
             raise
@@ -139,33 +141,32 @@ class HeatWork:
     def search(self) -> None:
         """Follow the orders, and sweep where it is this engine that sweeps for all."""
         now = self._clock.now()
+        self.delivery.follow_in_time()
         if self._draining:
             return
-        self.delivery.follow_in_time()
         if self._swept is None or now - self._swept >= self._settings.sweep_interval:
             self._swept = now
             self._look_at_all()
 
     def _look_at_all(self) -> None:
         if self._members.eldest(self._identity, self._settings.candidate_age) == self._me:
-            for finding in self._sweep.look(policy(self._settings, preempts=self._preempts()),
-                                            self._only):
+            for finding in self._sweep.look(policy(self._settings,
+                                                   preempts=not self.delivery.tokened),
+                                            self._only, self._members.endings(bridge.BINARY)):
                 self._give(finding)
             for engine_id in self._orders.abandoned():
                 giver = self._members.read(engine_id)
                 if giver is not None:
-                    self.delivery.carry_out(self._orders.adopt(giver, self._me, _ORDERS_AT_ONCE))
+                    self.delivery.carry_out(self._orders.adopt(
+                        giver, self._me, _ORDERS_AT_ONCE, self._only))
             self.reclaim()
-
-    def _preempts(self) -> bool:
-        """Return whether somebody receives messages who knows no tokens."""
-        return bool(self._rows.strangers())
 
     def _give(self, finding: sweep.Finding) -> None:
         stack = finding.stack
         given = (self._orders.stack(stack, finding.plan, finding.reason, self._me)
                  if finding.node is None else
-                 self._orders.message(stack, finding.node, finding.name, finding.reason, self._me))
+                 self._orders.message(stack, finding.node, finding.name, finding.reason, self._me,
+                                      finding.culprit))
         if given:
             LOG.warning('%s (%s) hangs in %s_%s: %s, as %s.',
                         f'Resource {finding.name} of stack {stack.name}' if finding.name
@@ -176,9 +177,13 @@ class HeatWork:
         """Return those of the engines that hold a resource, or an order, of Heat's still."""
         return self._rows.owners(engine_ids)
 
+    def stopping(self) -> None:
+        """Claim nothing more: this engine takes no messages any more."""
+        self._draining = self.delivery.draining = True
+
     def drain(self) -> None:
         """Claim nothing more; what is not sent yet, the others will send."""
-        self._draining = True
+        self.stopping()
         self.delivery.stop()
 
     def resent(self, stack_id: str, traversal: str) -> bool:

@@ -394,10 +394,31 @@ def test_whether_a_message_of_this_traversal_was_sent_again_is_known(heat: Heat)
     heat.order()
     heat.orders.stack(stack, 'finish', 'a reason', 'me')
     assert not heat.orders.resent('s1', 't1 of s1')
-    heat.orders.message(stack, ONE, 'r1', 'quiet', 'me')
+    heat.orders.message(stack, ONE, 'r2', 'quiet', 'me')
     assert heat.orders.resent('s1', 't1 of s1')
     assert not heat.orders.resent('s1', 't2')
     assert not heat.orders.resent('s2', 't1 of s1')
+
+
+def test_a_message_is_not_given_while_a_lock_of_the_same_resource_is_under_way(
+        heat: Heat) -> None:
+    order = heat.order()
+    assert not heat.orders.message(heat.the_stack(), ONE, 'r1', 'quiet', 'me')
+    assert heat.orders.close(order.id, 'me', 'done')
+    assert heat.orders.message(heat.the_stack(), ONE, 'r1', 'quiet', 'me')
+
+
+def test_who_may_have_died_of_a_lost_message_counts_as_a_death(heat: Heat) -> None:
+    assert heat.orders.message(heat.the_stack(), ONE, 'r1', 'quiet', 'me', 'culprit')
+    assert heat.rows.deaths(heat.the_stack(), 'r1') == ['culprit']
+
+
+def test_only_the_orders_about_some_stacks_are_adopted(heat: Heat) -> None:
+    heat.order()
+    gone = heat.ended('gone')
+    heat.run(models.takeover.update().values(taken_by='gone'))
+    assert heat.orders.adopt(gone, 'me', 10, {'s2'}) == []
+    assert len(heat.orders.adopt(gone, 'me', 10, {'s1', 's2'})) == 1
 
 
 def test_whether_a_stack_was_helped_along_in_this_operation_is_known(heat: Heat) -> None:

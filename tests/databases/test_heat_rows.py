@@ -53,12 +53,74 @@ def test_a_takeover_writes_state_reason_and_generation_with_the_lock(heat: Heat)
         'status_reason': 'Engine dead ended during CREATE; me took over'}
 
 
-def test_a_state_that_need_not_change_is_not_written(heat: Heat) -> None:
+def test_where_somebody_knows_no_tokens_a_state_that_need_not_change_is_not_written(
+        heat: Heat) -> None:
     heat.change(tables.stack, 's1', action='UPDATE')
     heat.resource(1, action='UPDATE', status_reason='state changed')
     before = dict(heat.read(1))
-    assert heat.take_over() == {1: Plan.RUN_AGAIN}
+    rules = dataclasses.replace(RULES, tokened=False)
+    assert heat.take_over(rules=rules) == {1: Plan.RUN_AGAIN}
     assert heat.read(1) == {**before, 'engine_id': None, 'atomic_key': 2}
+
+
+def test_what_is_run_again_is_failed_for_all_others_until_its_check_begins(heat: Heat) -> None:
+    heat.change(tables.stack, 's1', action='UPDATE')
+    heat.resource(1, action='UPDATE')
+    assert heat.take_over() == {1: Plan.RUN_AGAIN}
+    assert heat.state(1) == ('UPDATE', 'FAILED', None, 2)
+    order, = heat.orders.of('me', 10)
+    assert order.revives
+    heat.rows.revive(order)
+    assert heat.state(1) == ('UPDATE', 'IN_PROGRESS', None, 3)
+    # Once is enough.
+    heat.rows.revive(order)
+    assert heat.state(1) == ('UPDATE', 'IN_PROGRESS', None, 3)
+
+
+@pytest.mark.parametrize('change', [{'engine_id': 'e9'}, {'atomic_key': 7}, {'status': 'COMPLETE'}],
+                         ids=['locked', 'moved on', 'complete'])
+def test_what_somebody_has_changed_is_not_revived(heat: Heat, change: dict[str, Any]) -> None:
+    heat.change(tables.stack, 's1', action='UPDATE')
+    heat.resource(1, action='UPDATE')
+    heat.take_over()
+    order, = heat.orders.of('me', 10)
+    heat.change(tables.resource, 1, **change)
+    before = heat.state(1)
+    heat.rows.revive(order)
+    assert heat.state(1) == before
+
+
+def test_many_that_wait_do_not_stand_before_those_that_can_be_taken(heat: Heat) -> None:
+    for number in range(1, 8):
+        heat.resource(number, nova_instance=f'child-{number}')
+        heat.stack(f'child-{number}', owner_id='s1', parent_resource_name=f'r{number}')
+    heat.resource(8)
+    heat.resource(9)
+    decided = heat.take_over(limit=2)
+    assert [number for number, plan in decided.items() if plan is not Plan.WAIT] == [8, 9]
+
+
+@pytest.mark.parametrize(('values', 'done'), [
+    ({}, True), ({'status': 'COMPLETE'}, False), ({'current_traversal': 't2'}, False),
+    ({'deleted_at': tables.ago(0)}, False)],
+    ids=['in progress', 'complete', 'begun anew', 'deleted'])
+def test_only_a_stack_in_progress_is_failed(
+        heat: Heat, values: dict[str, Any], done: bool) -> None:
+    stack = heat.the_stack()
+    heat.change(tables.stack, 's1', **{'status': 'IN_PROGRESS', **values})
+    assert heat.rows.fail(stack) is done
+    with heat.database.autocommit() as connection:
+        status = connection.scalar(sa.select(tables.stack.c.status).where(
+            tables.stack.c.id == 's1'))
+    assert status == ('FAILED' if done else values.get('status', 'IN_PROGRESS'))
+
+
+def test_a_family_is_a_stack_with_all_that_are_nested_in_it(heat: Heat) -> None:
+    heat.stack('child', owner_id='s1')
+    heat.stack('grandchild', owner_id='child')
+    heat.stack('gone', owner_id='s1', deleted_at=tables.ago(0))
+    heat.stack('other')
+    assert heat.rows.family('s1') == {'s1', 'child', 'grandchild'}
 
 
 def test_a_create_without_a_physical_id_begins_again_in_its_row(heat: Heat) -> None:
@@ -92,7 +154,7 @@ def test_the_order_says_all_that_was_known(heat: Heat) -> None:
         'plan': 'replace', 'reason': 'it may exist half-made', 'stack_id': 's1',
         'stack_name': 'name of s1', 'operation': f'CREATE {created}', 'traversal': 't1 of s1',
         'resource': 'r1', 'resource_id': 1, 'state': 'CREATE_IN_PROGRESS',
-        'physical_id': 'server-1', 'replaces': 77, 'blamed': True}
+        'physical_id': 'server-1', 'replaces': 77, 'blamed': True, 'revives': False}
 
 
 def test_lock_and_order_commit_together_or_not_at_all(heat: Heat) -> None:

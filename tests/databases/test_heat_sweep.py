@@ -21,6 +21,7 @@ import sqlalchemy as sa
 
 from heat_liveness import errors
 from heat_liveness.db import times
+from heat_liveness.db.members import Ending
 from heat_liveness.heat import rows, sweep
 from heat_liveness.heat.graph import Node
 from heat_liveness.heat.plans import Plan
@@ -44,13 +45,14 @@ class Observer:
     def __init__(self, heat: Heat) -> None:
         self.heat = heat
         self.clock = fakes.Clock()
+        self.endings = [Ending('dead', 0.0, blamed=True)]
         self.sweep = sweep.Sweep(heat.rows, self.clock)
 
     def look(self, seconds: float = 0, only: str | None = None, **policy: Any) -> list[Finding]:
         """Look, so many seconds after the last time."""
         self.clock.forward(seconds)
         return self.sweep.look(sweep.Policy(
-            **{'lost_message_time': QUIET, 'stack_timeout': 3600.0, **policy}), only)
+            **{'lost_message_time': QUIET, 'stack_timeout': 3600.0, **policy}), only, self.endings)
 
     def watch(self, **policy: Any) -> list[Finding]:
         """Return what hangs when everything has been quiet for long enough."""
@@ -339,7 +341,7 @@ def test_what_was_to_be_adopted_fails_and_what_was_adopted_goes_on(
     hang(heat, action='ADOPT')
     found, = observer.watch()
     assert told([found]) == [('s1', Plan.FAIL, None, '')]
-    assert found.reason.startswith('what r1 was to be adopted from is not kept')
+    assert found.reason.startswith('what its resources were to be adopted from is not kept')
     heat.change(tables.resource, 1, action='ADOPT')
     assert told(observer.look(QUIET)) == [SENT]
 
@@ -564,3 +566,32 @@ def test_what_waits_for_another_try_is_not_lost_yet(
     assert observer.watch(**pause) == []
     assert observer.look(QUIET, **pause) == []
     assert told(observer.look(QUIET, **pause)) == [('s1', 'send again', ONE, 'r1')]
+
+
+@pytest.mark.parametrize('values', [
+    {'written': False}, {'status': 'COMPLETE'}], ids=['not written', 'not ended'])
+def test_what_has_no_message_is_lost_when_an_engine_has_ended_or_after_very_long(
+        heat: Heat, observer: Observer, values: dict[str, Any]) -> None:
+    hang(heat, created_at=tables.ago(600), **values)
+    observer.endings = [Ending('long before', 700.0, blamed=True)]
+    assert observer.watch() == []
+    for _ in range(8):
+        assert observer.look(QUIET) == []
+    assert [found.plan for found in observer.look(QUIET)] in (['restart'], ['finish'])
+
+
+def test_the_engine_that_ended_last_may_have_died_of_a_message(
+        heat: Heat, observer: Observer) -> None:
+    hang(heat)
+    observer.endings = [Ending('left', 1.0, blamed=False), Ending('dead', 2.0, blamed=True),
+                        Ending('earlier', 3.0, blamed=True)]
+    found, = observer.watch()
+    assert found.culprit == 'dead'
+
+
+def test_where_something_is_still_to_be_adopted_nothing_is_sent(
+        heat: Heat, observer: Observer) -> None:
+    hang(heat, ONE, stack_id='s1', action='ADOPT', row={
+        'action': 'ADOPT', 'status': 'COMPLETE', 'atomic_key': 2})
+    heat.resource(2, **IDLE)
+    assert [found.plan for found in observer.watch()] == [Plan.FAIL]
