@@ -21,7 +21,8 @@ then puts itself round eight methods:
   can raise midway;
 * ``Resource._store_with_lock``, ``Resource.resource_id_set``, ``WorkerClient.check_resource``:
   the gate stands before each write under a lock, the one write that Heat does not fence, and
-  each message;
+  each message.  What is to be worked on alone sends its messages (its replacement's) to its own
+  engine;
 * ``WorkerService.check_resource``: a message with a token is acted on once (:mod:`.orders`);
 * ``StackResource.handle_preempt``: a check that finds its resource locked interrupts the nested
   stack, so that a newer traversal need not wait for it.  Where a message of the *same* traversal
@@ -131,8 +132,9 @@ def _wrap(life: lifecycle.EngineLifecycle) -> None:
     from heat_liveness.heat import calls
 
     once = functools.partial(_once, calls.TOKEN)
+    sent = functools.partial(_sent, calls.client)
     wrappers: tuple[Callable[..., Method], ...] = (
-        _started, _stopped, _gated, _gated, _gated, once, _unless_sent_twice,
+        _started, _stopped, _gated, _gated, sent, once, _unless_sent_twice,
         calls.authenticate_early)
     for path, wrapper in zip(_WRAPPED, wrappers, strict=True):
         owner, name = _find(path)
@@ -162,6 +164,14 @@ def _gated(life: lifecycle.EngineLifecycle, original: Method) -> Method:
         life.gate()
         return original(*args, **kwargs)
     return pass_gate
+
+
+def _sent(client: Method, life: lifecycle.EngineLifecycle, original: Method) -> Method:
+    def check_resource(self: Any, *args: Any, **kwargs: Any) -> Any:
+        life.gate()
+        receiver = life.receiver()
+        return original(self if receiver is None else client(receiver), *args, **kwargs)
+    return check_resource
 
 
 def _once(token_key: str, life: lifecycle.EngineLifecycle, original: Method) -> Method:

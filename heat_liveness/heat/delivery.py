@@ -69,6 +69,7 @@ class Delivery:
         self._using: set[int] = set()
         self._alone: orders.Order | None = None
         self._followed: float | None = None
+        self._here = threading.local()
         self._failures: dict[int, tuple[int, float]] = {}
         """Of orders that could not be carried out: how often, and when they are tried again."""
         self.draining = False
@@ -139,9 +140,16 @@ class Delivery:
         reason = 'the order is gone' if order is None else self._obstacle(order)
         if reason is not None:
             self._orders.close(order_id, self._me, reason)
-        elif order is not None and order.revives:
-            self._rows.revive(order)
+        elif order is not None:
+            if order.revives:
+                self._rows.revive(order)
+            self._here.alone = order.alone
         return reason is None
+
+    @property
+    def stays(self) -> bool:
+        """Whether what this thread is checking, and its replacement, are worked on here alone."""
+        return bool(getattr(self._here, 'alone', False))
 
     def _obstacle(self, order: orders.Order) -> str | None:
         view = self._rows.view(order.stack_id)
@@ -155,6 +163,7 @@ class Delivery:
 
         :raises DatabaseError: it is found again later, among what this engine has used
         """
+        self._here.alone = False
         try:
             if failure is None:
                 self._orders.close(order_id, self._me, 'it was checked')
@@ -305,7 +314,7 @@ class Delivery:
         alone = alone and not self.draining
         if alone and not self._is_alone(order):
             return None
-        if not self._orders.sending(order, self._me, _seen(view, node)):
+        if not self._orders.sending(order, self._me, _seen(view, node), alone=alone):
             return None
         sent = calls.send(stack, node, target, order.id, self._receiver if alone else None)
         return None if sent else 'its stack has begun something else'

@@ -125,6 +125,12 @@ class EngineLifecycle:
             LOG.warning('What became of message %s could not be noted; that is tried again. %s',
                         order_id, error)
 
+    def receiver(self) -> str | None:
+        """Return the engine that must get what this thread sends; None if any engine may."""
+        if self._live is None or not self._work.delivery.stays:
+            return None
+        return self._live.identity.engine_id
+
     def sent_twice(self, stack_id: str, traversal: str) -> bool:
         """Return whether a message of this traversal was sent again because it seemed lost."""
         if self._live is None or not self._live.joined:

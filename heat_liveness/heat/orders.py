@@ -123,6 +123,11 @@ class Order:
         return bool(self.detail.get('revives'))
 
     @property
+    def alone(self) -> bool:
+        """Whether it is worked on alone."""
+        return bool(self.detail.get('alone'))
+
+    @property
     def node(self) -> graph.Node | None:
         """The node whose message was lost."""
         found = self.detail.get('node')
@@ -342,14 +347,16 @@ class Orders:
         return [order for order in self.of(owner.engine_id, limit)
                 if (only is None or order.stack_id in only) and won(order)]
 
-    def sending(self, order: Order, sender_id: str, seen: list[list[int | None]]) -> bool:
+    def sending(self, order: Order, sender_id: str, seen: list[list[int | None]], *,
+                alone: bool = False) -> bool:
         """Note, before it is done, that a message goes out; return whether it may.
 
         :param seen: the rows that may be at work, as they stand; see :attr:`Order.seen`
+        :param alone: whether nothing else may be taken down with it
         """
         return self._step(order.id, SENT, sender_id, SENT, sender_id,
                           _t.c.status.in_((CLAIMED, SENT)), _t.c.taken_by == sender_id,
-                          alive(sender_id), seen=seen)
+                          alive(sender_id), seen=seen, alone=alone)
 
     def use(self, order_id: int, receiver_id: str) -> bool:
         """Use up the token of a message; return whether it is this receiver that may act on it."""

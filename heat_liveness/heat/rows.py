@@ -82,7 +82,11 @@ class Rules:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """A stack in full: its graph, its resources, its nested stacks, as they stand now."""
+    """A stack in full: its graph, its resources, its nested stacks.
+
+    Read by several statements, so not all as of one moment; whoever acts on it says in his own
+    WHERE, or by a token, what must still be so.
+    """
 
     stack: Stack
     traversal: graph.Traversal
@@ -159,7 +163,7 @@ class HeatRows:
         return found - set(known)
 
     def view(self, stack_id: str) -> View | None:
-        """Return all of a stack, in one view, or None if it is gone.  Five statements."""
+        """Return all of a stack, or None if it is gone.  Five statements."""
         with self._database.fresh() as connection:
             row = connection.execute(sa.select(*_STACK).where(
                 _stack.c.id == stack_id, _stack.c.deleted_at.is_(None))).first()
