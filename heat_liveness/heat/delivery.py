@@ -74,6 +74,7 @@ class Delivery:
         """Of orders that could not be carried out: how often, and when they are tried again."""
         self.draining = False
         """Whether this engine takes no messages any more."""
+        self._stopped = False
 
     @property
     def running(self) -> int:
@@ -181,19 +182,23 @@ class Delivery:
 
     def stop(self) -> None:
         """Carry out nothing more, and return when what is being carried out has ended."""
+        with self._guard:
+            self._stopped = True
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def carry_out(self, found: Collection[orders.Order]) -> int:
         """Carry orders out on threads of their own; return how many were not under way."""
         with self._guard:
+            if self._stopped:
+                return 0
             new = [order for order in found if order.id not in self._running]
             self._running.update(order.id for order in new)
-        # A stack is loaded, and its owner's token asked for, once for all its orders.
-        by_stack = collections.defaultdict(list)
-        for order in new:
-            by_stack[order.stack_id].append(order)
-        for batch in by_stack.values():
-            self._pool.submit(self._send, batch)
+            # A stack is loaded, and its owner's token asked for, once for all its orders.
+            by_stack = collections.defaultdict(list)
+            for order in new:
+                by_stack[order.stack_id].append(order)
+            for batch in by_stack.values():
+                self._pool.submit(self._send, batch)
         return len(new)
 
     def _send(self, batch: Sequence[orders.Order]) -> None:
