@@ -53,9 +53,9 @@ JOIN_RETRY_SECONDS = 5.0
 WorkFactory = Callable[[Context], WorkStore]
 
 
-def end_process(reason: str) -> None:
+def end_process(reason: str, level: int = logging.CRITICAL) -> None:
     """End this process now, without unwinding any thread."""
-    LOG.critical('%s', reason)
+    LOG.log(level, '%s', reason)
     logging.shutdown()
     os._exit(EXIT_DEAD)
 
@@ -67,7 +67,7 @@ class Liveness:
                  work: WorkFactory, *, clock: clocks.Clock | None = None,
                  timer: membership.Timer | None = None, chance: random.Random | None = None,
                  configuration: Any = None,
-                 end: Callable[[str], None] = end_process) -> None:
+                 end: Callable[..., None] = end_process) -> None:
         """Put the parts together; nothing is started and nothing written.
 
         :param work: makes the work store
@@ -239,7 +239,7 @@ class Liveness:
         self._stop.set()
         self._leave()
         self._end(f'Engine {self.identity.engine_id} ends with its work unfinished, because '
-                  f'{reason}; the others take it over.')
+                  f'{reason}; the others take it over.', logging.WARNING)
 
     def _leave(self) -> None:
         try:

@@ -295,7 +295,9 @@ class Delivery:
                 return 'somebody has taken it up already'
         else:
             node = order.node
-        if node is None or node not in view.traversal or view.traversal.done(node):
+        if node is None or node not in view.traversal or (
+                # Where all are done, one that reports once more brings the stack's end about.
+                view.traversal.done(node) and not view.traversal.over):
             return 'nobody waits for it now'
         if not view.traversal.ready(node):
             return 'it is checked when what it requires is done'

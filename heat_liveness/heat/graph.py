@@ -147,6 +147,11 @@ class Traversal:
         found = [each for each in self.requires if self.ready(each) and not self.done(each)]
         return sorted(found, key=lambda each: (not each.is_update, str(each.id)))
 
+    @property
+    def over(self) -> bool:
+        """Whether every node is done, so that only the stack's own end is left."""
+        return all(map(self.done, self.requires))
+
     def roots(self) -> list[Node]:
         """Return the nodes that nobody requires; when all have reported, the stack is complete."""
         return sorted((each for each, others in self.required_by.items() if not others),

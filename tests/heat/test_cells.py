@@ -34,7 +34,7 @@ SHORT = [
     ('delete', 'stored', 'machine'),
     ('rollback', LOCKED, 'worker'),
     ('suspend', 'done', 'machine'),
-    ('resume', 'taken', 'worker'),
+    ('resume', 'joined', 'worker'),
     ('check', 'ready', 'machine'),
     ('snapshot', LOCKED, 'term'),
     ('group-create', 'taken', 'machine'),
