@@ -290,3 +290,10 @@ def test_whatever_is_lost_is_due_and_sent_again_brings_the_end(
         fleet.send(again)
     assert fleet.read().due() == []
     assert fleet.data[STACK] == set(fleet.read().roots())
+
+
+def test_a_traversal_is_over_when_every_node_has_reported_to_all() -> None:
+    reports: dict[Node, Iterable[Node]] = {ONE: [TWO], TWO: [THREE]}
+    assert not traversal(CHAIN, reports).over
+    assert traversal(CHAIN, {**reports, STACK: [ONE]}).over
+    assert not traversal(CHAIN, {ONE: [TWO], STACK: [ONE]}).over
