@@ -161,6 +161,7 @@ def decide(row: Resource, node: graph.Node | None, child: Child | None, *,
                                        reason=f'{decision.reason}; it is not wanted any more')
     if node is None and decision.plan is not Plan.RELEASE:
         return dataclasses.replace(decision, plan=Plan.RELEASE,
+                                   status=decision.status or _failed(row),
                                    reason=f'{decision.reason}; nobody waits for it now')
     if decision.plan is Plan.REPLACE and not fenced:
         return Decision(
