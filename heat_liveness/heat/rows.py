@@ -317,18 +317,20 @@ class HeatRows:
         has no sync points, and a deleted one is gone.  One that an operator has reset
         (``heat-manage reset_stack_status``) has them still, and is to be left as it is.
         """
-        leftover = _stack.c.current_traversal.in_(sa.select(_point.c.traversal_id))
+        # Two statements: within an OR, MariaDB asks for the sync points of each stack by itself.
+        leftover = sa.and_(
+            _stack.c.status != 'IN_PROGRESS',
+            _stack.c.current_traversal.in_(sa.select(_point.c.traversal_id)),
+            sa.func.coalesce(_stack.c.status_reason, '') != _RESET)
+        open_ended = sa.or_(
+            _stack.c.status == 'IN_PROGRESS',
+            sa.and_(_stack.c.action == 'DELETE', _stack.c.status == 'COMPLETE'))
         began = sa.func.coalesce(_stack.c.updated_at, _stack.c.created_at)
         with self._database.autocommit() as connection:
-            rows = connection.execute(
+            rows = [row for which in (open_ended, leftover) for row in connection.execute(
                 sa.select(*_STACK, times.age(began).label('age')).where(
-                    _stack.c.convergence.is_(sa.true()), _stack.c.deleted_at.is_(None),
-                    sa.or_(_stack.c.status == 'IN_PROGRESS',
-                           sa.and_(leftover, sa.func.coalesce(
-                               _stack.c.status_reason, '') != _RESET),
-                           sa.and_(_stack.c.action == 'DELETE', _stack.c.status == 'COMPLETE')))
-            ).all()
-        return [(_as_stack(row), float(row.age)) for row in rows]
+                    _stack.c.convergence.is_(sa.true()), _stack.c.deleted_at.is_(None), which))]
+        return [(_as_stack(row), float(row.age)) for row in {row.id: row for row in rows}.values()]
 
     def prints(self, stack_ids: Collection[str]) -> dict[str, object]:
         """Return something for each stack that changes with each step of its traversal.

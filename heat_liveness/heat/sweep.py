@@ -43,7 +43,7 @@ an engine has ended since the operation began, or after ten times as long:
 One engine sweeps for all, the eldest that beats.  Nothing rests on that: whatever is decided
 is an order (:mod:`.orders`), unique by its subject.
 
-It costs one statement a sweep, and two for each 200 stacks in progress; a stack is read in
+It costs two statements a sweep, and two for each 200 stacks in progress; a stack is read in
 full only when it has been quiet.
 """
 
