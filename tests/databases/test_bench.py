@@ -47,7 +47,8 @@ def test_the_quick_measurements_run(name: str, tmp_path: pathlib.Path) -> None:
         found.setdefault(figure['measurement'], {})[figure['way']] = figure
         assert figure['per_second'] > 0
         assert figure['way'] in done.stdout
-    assert [next(iter(ways.values()))['ratio'] for ways in found.values()] == [1, 1, 1]
+    assert [next(iter(ways.values()))['ratio'] for ways in found.values()] == [1, 1, 1, 1]
+    assert found['sweep of 50 stacks']['Sweep.look']['notes'] == {'stacks': 50}
     # The observer sees its own machine, not the fleet.
     assert found['look at 500 engines']['Members.look']['notes'] == {'rows': 16}
     if name != 'sqlite':
