@@ -281,9 +281,9 @@ class Delivery:
         return 'it was begun anew' if calls.restart(stack) else 'somebody has begun it anew'
 
     def _fail(self, stack: Any, view: rows.View, reason: str) -> str:
+        reason = f'{reason[:1].upper()}{reason[1:]}'
         # If this engine dies behind the first of these, the end is carried through by the sweep.
-        done = self._rows.fail(view.stack) and calls.fail(
-            stack, f'{reason[:1].upper()}{reason[1:]}')
+        done = self._rows.fail(view.stack, reason) and calls.fail(stack, reason)
         return 'its stack was failed' if done else 'its stack has begun something else'
 
     def _node(self, order: orders.Order, view: rows.View) -> graph.Node | str:

@@ -235,7 +235,7 @@ class HeatRows:
         with self._database.autocommit() as connection:
             return self.orders.deaths(connection, stack).get(name, [])
 
-    def fail(self, stack: Stack) -> bool:
+    def fail(self, stack: Stack, reason: str) -> bool:
         """Set a stack to FAILED if it is in progress in the same traversal; return whether it was.
 
         Heat's own statement names the traversal only, and would fail a stack that is complete.
@@ -245,7 +245,7 @@ class HeatRows:
                 _stack.update().where(
                     _stack.c.id == stack.id, _stack.c.current_traversal == stack.traversal,
                     _stack.c.status == 'IN_PROGRESS', _stack.c.deleted_at.is_(None))
-                .values(status='FAILED')).rowcount == 1
+                .values(status='FAILED', status_reason=reason)).rowcount == 1
 
     def exists(self, node: graph.Node) -> bool:
         """Return whether what a node stands for is there; of a snapshot there is no resource."""

@@ -108,7 +108,7 @@ def test_only_a_stack_in_progress_is_failed(
         heat: Heat, values: dict[str, Any], done: bool) -> None:
     stack = heat.the_stack()
     heat.change(tables.stack, 's1', **{'status': 'IN_PROGRESS', **values})
-    assert heat.rows.fail(stack) is done
+    assert heat.rows.fail(stack, 'a reason') is done
     with heat.database.autocommit() as connection:
         status = connection.scalar(sa.select(tables.stack.c.status).where(
             tables.stack.c.id == 's1'))
