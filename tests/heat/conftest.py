@@ -21,10 +21,6 @@ import pytest
 
 from tests.heat.lab.heat import Lab
 
-collect_ignore = [] if os.environ.get('LONG') else ['test_abandon.py', 'test_long.py',
-                                                    'test_mixed.py', 'test_restarts.py']
-"""What there is no time for each time."""
-
 FIGURES = pytest.StashKey[list[str]]()
 CELLS = pytest.StashKey[list[Mapping[str, object]]]()
 
@@ -32,6 +28,13 @@ CELLS = pytest.StashKey[list[Mapping[str, object]]]()
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[FIGURES] = []
     config.stash[CELLS] = []
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not os.environ.get('LONG'):
+        long = [item for item in items if item.get_closest_marker('long')]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -22,7 +22,7 @@ from tests.heat.lab.heat import Lab
 from tests.heat.lab.patience import wait_until
 from tests.heat.lab.stacks import GONE, Stack
 
-pytestmark = [pytest.mark.heat, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.heat, pytest.mark.long, pytest.mark.timeout(900)]
 
 OPTIONS = {'enable_stack_abandon': 'true', 'enable_stack_adopt': 'true'}
 SECONDS = 120.0

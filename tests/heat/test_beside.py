@@ -12,7 +12,6 @@
 
 """Heat without the plug-in, and recovery from outside: by an agent, and in one go."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 
@@ -124,7 +123,7 @@ def test_in_one_go_it_says_what_it_would_do_and_then_does_it(fleet: Fleet) -> No
     assert {row['state'] for row in fleet.members().values()} == {'dead', 'left'}
 
 
-@pytest.mark.skipif(not os.environ.get('LONG'), reason='It takes a while: LONG=1 runs it.')
+@pytest.mark.long
 def test_an_engine_that_was_only_stopped_gets_its_name_back(lab: Lab, fleet: Fleet) -> None:
     start_agent(lab, fleet)
     stopped = fleet.engines['e1']
@@ -138,6 +137,7 @@ def test_an_engine_that_was_only_stopped_gets_its_name_back(lab: Lab, fleet: Fle
     stack.wait_for('CREATE_COMPLETE')
 
 
+@pytest.mark.long
 def test_an_engine_that_beats_is_never_judged(lab: Lab, fleet: Fleet) -> None:
     start_agent(lab, fleet)
     fleet.hold('create', 'wide?')

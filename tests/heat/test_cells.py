@@ -30,7 +30,6 @@ pytestmark = [pytest.mark.heat, pytest.mark.timeout(900)]
 
 SHORT = [
     ('create', 'leaf', 'machine'),
-    ('update', 'taken', 'machine'),
     ('delete', 'stored', 'machine'),
     ('rollback', LOCKED, 'worker'),
     ('suspend', 'done', 'machine'),
@@ -76,7 +75,7 @@ def test_the_stack_ends_as_if_nobody_had_died(
     cell.figures['result'] = 'right'
 
 
-@pytest.mark.parametrize('way', ['machine', 'all'])
+@pytest.mark.parametrize('way', [pytest.param('machine', marks=pytest.mark.long), 'all'])
 def test_all_actions_at_one_blow(
     lab: Lab, cells: Callable[[Mapping[str, object]], None], way: str,
 ) -> None:

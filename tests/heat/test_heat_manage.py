@@ -25,7 +25,7 @@ from tests.heat.lab.heat import Lab
 from tests.heat.lab.patience import wait_until
 from tests.heat.lab.stacks import Stack
 
-pytestmark = [pytest.mark.heat, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.heat, pytest.mark.long, pytest.mark.timeout(900)]
 
 SECONDS = 120.0
 

@@ -31,7 +31,7 @@ from tests.heat.lab.heat import Lab
 from tests.heat.lab.patience import wait_until
 from tests.heat.lab.stacks import Stack
 
-pytestmark = [pytest.mark.heat, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.heat, pytest.mark.long, pytest.mark.timeout(3600)]
 
 STACKS = 50
 ENGINES = ('e1', 'e2', 'e3')

@@ -21,7 +21,7 @@ from tests.heat.lab.cell import LIVENESS
 from tests.heat.lab.heat import Lab
 from tests.heat.lab.patience import wait_until
 
-pytestmark = [pytest.mark.heat, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.heat, pytest.mark.long, pytest.mark.timeout(900)]
 
 OBSERVATION_SECONDS = 60.0
 """Twice as long as an engine that does not beat would live."""

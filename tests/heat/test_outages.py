@@ -56,6 +56,7 @@ def assert_nobody_was_robbed(fleet: Fleet) -> None:
     assert not [row for row in fleet.resources if row['replaces'] or row['status'] != 'COMPLETE']
 
 
+@pytest.mark.long
 def test_a_frozen_database_costs_nobody(lab: Lab, figure: Callable[[str], None]) -> None:
     with lab.fleet({'enabled': 'true'}) as fleet:
         start_work(fleet)

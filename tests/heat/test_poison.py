@@ -28,7 +28,9 @@ MAX_TAKEOVERS = 3
 FAILED_SECONDS = 180.0
 
 
-@pytest.mark.parametrize('locked', [True, False], ids=['locked', 'not-yet-locked'])
+@pytest.mark.parametrize('locked', [
+    pytest.param(True, id='locked'),
+    pytest.param(False, id='not-yet-locked', marks=pytest.mark.long)])
 def test_poison_takes_down_few_engines(
     lab: Lab, figure: Callable[[str], None], *, locked: bool,
 ) -> None:
@@ -47,8 +49,7 @@ def test_poison_takes_down_few_engines(
         deaths = count_deaths(fleet)
         figure(f'poison {"in its lock" if locked else "before its lock"}: {deaths} engines dead, '
                f'CREATE_FAILED after {seconds:.1f} s: {stack.row["status_reason"]}')
-        # Nobody can know who took the first message, if he died before he had locked anything.
-        assert 0 < deaths <= MAX_TAKEOVERS + (not locked)
+        assert 0 < deaths <= MAX_TAKEOVERS
         assert 'killer' in stack.row['status_reason']
         # Each death before the last has it replaced.
         assert {(row['status'], row['engine_id']) for row in stack.resources

@@ -22,7 +22,7 @@ from tests.heat.lab.fleet import Fleet
 from tests.heat.lab.heat import Lab
 from tests.heat.lab.patience import wait_until
 
-pytestmark = [pytest.mark.heat, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.heat, pytest.mark.long, pytest.mark.timeout(900)]
 
 STACKS = 6
 CREATE_SECONDS = 3 * GRACEFUL_SECONDS

@@ -21,7 +21,7 @@ import pytest
 from tests.heat.lab import templates
 from tests.heat.lab.heat import Lab
 
-pytestmark = [pytest.mark.heat, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.heat, pytest.mark.long, pytest.mark.timeout(900)]
 
 OBSERVATION_SECONDS = 45.0
 WIDTH = 7

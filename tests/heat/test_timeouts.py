@@ -52,6 +52,7 @@ def test_a_stack_that_nobody_works_on_times_out(
         verdict.assert_serves(fleet, stack, before)
 
 
+@pytest.mark.long
 def test_a_locked_stack_whose_engines_were_all_away_times_out(lab: Lab) -> None:
     with lab.fleet(LIVENESS) as fleet:
         fleet.start_engines('e1', 'e2')
