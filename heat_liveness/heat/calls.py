@@ -203,6 +203,8 @@ def finish(stack: heat_stack.Stack, *, roll_back: bool) -> None:
     if stack.action == stack.DELETE and stack.status == stack.COMPLETE:
         # The trust by which it would ask may be gone already.
         stack.context = _service_context()
+        # A stack keeps the clients of the context that it was loaded with.
+        stack.clients = stack.context.clients
         stack.purge_db()
     elif stack.status == stack.IN_PROGRESS:
         stack.mark_complete()
