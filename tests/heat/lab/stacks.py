@@ -134,7 +134,8 @@ class Stack:
             now = self.state
             if now == state:
                 return True
-            if now.endswith('_IN_PROGRESS') or now != since[0]:
+            # Heat is still at it, and asks Keystone, when a stack is already DELETE_COMPLETE.
+            if now.endswith('_IN_PROGRESS') or now == 'DELETE_COMPLETE' or now != since[0]:
                 since = now, time.monotonic()
             assert time.monotonic() < since[1] + WRONG_SECONDS, (
                 f'{self.name} is {now}, not {state}: {self.row["status_reason"]}')
