@@ -50,6 +50,8 @@ TOKEN = 'liveness_order'  # noqa: S105 - of a message, and no secret
 GRAPHLESS = frozenset() if hasattr(heat_resource.Resource, 'suspend_convergence') else frozenset({
     'SUSPEND', 'RESUME', 'CHECK', 'SNAPSHOT'})
 
+NotFound = heat_exception.NotFound
+
 _ROLLED_BACK = ('CREATE', 'UPDATE', 'RESTORE')
 
 _threads: list[threading.Thread] = []

@@ -374,5 +374,8 @@ def _end(order: orders.Order, stack: Any) -> str:
     if order.plan == 'end the delete':
         calls.end_delete(stack)
         return 'it is deleted'
-    calls.finish(stack, roll_back=order.plan == 'finish')
+    try:
+        calls.finish(stack, roll_back=order.plan == 'finish')
+    except calls.NotFound:
+        return 'somebody has carried its end through'
     return 'its end was carried through'
