@@ -11,12 +11,14 @@ BIN = $(VENV)/bin
 MARIADB = mariadb-server-core mariadb-client-core
 REQUIREMENTS = setup.py pyproject.toml requirements.txt test-requirements.txt
 
-.PHONY: help demo test test-heat test-faults bench cover lint sample clean
+.PHONY: help demo test test-heat test-heat-versions test-faults bench cover lint sample clean
 
 help:
 	@echo 'make demo         show a takeover'
 	@echo 'make test         the tests, on SQLite, MariaDB and PostgreSQL'
 	@echo 'make test-heat    the tests against real heat-engines'
+	@echo 'make test-heat-versions'
+	@echo '                  recovery on Heat 25, 26 and 27, on the bench of Heat itself'
 	@echo 'make test-faults  the fault tests, at most $(FAULTS_TIMEOUT)'
 	@echo 'make bench        the measurements'
 	@echo 'make cover        the tests, with their coverage'
@@ -38,11 +40,15 @@ demo: $(VENV)/stamp-demo
 
 test: $(VENV)/stamp-test
 	@tools/packages.sh $(MARIADB) postgresql
-	$(BIN)/pytest tests --ignore=tests/heat --ignore=tests/faults $(PYTEST_ARGS)
+	$(BIN)/pytest tests --ignore=tests/heat --ignore=tests/heat_versions \
+	    --ignore=tests/faults $(PYTEST_ARGS)
 
 test-heat: $(VENV)/stamp-test
 	@tools/packages.sh $(MARIADB) rabbitmq-server
 	$(BIN)/pytest tests/heat $(PYTEST_ARGS)
+
+test-heat-versions: $(VENV)/stamp-test
+	$(BIN)/pytest tests/heat_versions $(PYTEST_ARGS)
 
 test-faults: $(VENV)/stamp-test
 	@tools/packages.sh $(MARIADB) postgresql
@@ -55,7 +61,8 @@ bench: $(VENV)/stamp-test
 
 cover: $(VENV)/stamp-test
 	@tools/packages.sh $(MARIADB) postgresql
-	$(BIN)/pytest tests --ignore=tests/heat --ignore=tests/faults --cov --cov-report=term-missing \
+	$(BIN)/pytest tests --ignore=tests/heat --ignore=tests/heat_versions \
+	    --ignore=tests/faults --cov --cov-report=term-missing \
 	    $(PYTEST_ARGS)
 
 lint: $(VENV)/stamp-test

@@ -1,0 +1,208 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+# ruff: noqa: INP001 - it is run where Heat is, apart from the other tests
+
+"""Orders: each is carried out once, and what cannot be carried out is told with its reason."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from bench import CONVERGENT, Bench, before, chain
+from heat.tests.convergence.framework import processes
+from oslo_config import cfg
+
+CHECK = 'heat.engine.check_resource:CheckResource'
+CAST = 'heat.rpc.worker_client:WorkerClient.check_resource'
+
+
+# Messages.
+
+def test_of_two_copies_of_a_message_one_has_an_effect(bench: Bench) -> None:
+    bench.dies(bench.at('create', 'a'), Bench.create)
+    bench.survivor.look()
+    queue = processes.worker.queue._queue
+    message, = queue
+    assert 'liveness_order' in message.data.data
+    queue.extend([message, message])
+    bench.work()
+    assert bench.calls('create', 'a') == ['doomed', 'survivor']
+    assert bench.state == 'CREATE_COMPLETE'
+    assert bench.journal() == [('resource', 'create again', 'done')]
+
+
+def test_a_message_that_only_seemed_lost_comes_first_and_is_enough(bench: Bench) -> None:
+    bench.create()
+    late = list(processes.worker.queue._queue)
+    processes.worker.clear()
+    bench.survivor.look()
+    bench.clock.ahead += 45
+    bench.survivor.look()
+    again, = processes.worker.queue._queue
+    processes.worker.queue._queue.extendleft(late)
+    bench.work()
+    assert 'liveness_order' in again.data.data
+    assert bench.calls('create', 'a') == bench.calls('create', 'b') == ['survivor']
+    assert bench.state == 'CREATE_COMPLETE'
+    assert bench.journal() == [('message', 'send again', 'done')]
+
+
+def test_a_message_carries_what_the_graph_holds(bench: Bench) -> None:
+    """The input of the node, and the arguments that this Heat has."""
+    bench.dies(before(CAST, nth=2), Bench.create)
+    bench.recover()
+    again = next(arguments for _, arguments in bench.sent
+                 if 'liveness_order' in arguments['data'])
+    sender, = again['data']['input_data']
+    assert sender == ("tuple:(2, True, 'resource')" if CONVERGENT else 'tuple:(2, True)')
+    more = {'skip_propagate', 'accumulated_failures', 'node_type', 'abandon'}
+    assert more & set(again) == (more if CONVERGENT else set())
+    assert bench.state == 'CREATE_COMPLETE'
+
+
+def test_an_engine_that_dies_with_a_message_hands_its_order_on(bench: Bench) -> None:
+    bench.dies(bench.at('create', 'a'), Bench.create)
+    # It has used the token up and not locked anything yet.
+    bench.dies(before(f'{CHECK}.check'), lambda bench: bench.at_work.look(), 'doomed too')
+    assert bench.locks == {}
+    assert bench.open_orders == [('resource', 'create again', 'used')]
+    bench.recover()
+    assert bench.state == 'CREATE_COMPLETE'
+    assert bench.calls('create', 'a') == ['doomed', 'survivor']
+
+
+# Rows that are gone, as after another engine's purge of what is deleted.
+
+PURGE = "DELETE FROM resource WHERE (action, status) = ('DELETE', 'COMPLETE')"
+
+
+def test_a_resource_that_was_cleaned_up_and_not_reported_is_reported(bench: Bench) -> None:
+    bench.create(chain('a', 'b'))
+    bench.work()
+    bench.dies(
+        before(f'{CHECK}._initiate_propagate_resource',
+               when=lambda *args, **_: args[5].name == 'b'),
+        lambda bench: bench.update(chain('a')))
+    bench.run(PURGE)
+    assert [row.name for row in bench.resources()] == ['a']
+    bench.recover()
+    assert bench.state == 'UPDATE_COMPLETE', bench.reason
+    assert bench.ended
+    assert 'its row was gone, and it was reported as done' in bench.outcomes()
+
+
+def test_the_last_of_a_delete_is_reported(bench: Bench) -> None:
+    bench.create(chain('a', 'b'))
+    bench.work()
+    bench.dies(before(f'{CHECK}._initiate_propagate_resource', nth=2),
+               lambda bench: bench.do('delete_stack'))
+    bench.run(PURGE)
+    assert bench.resources() == []
+    bench.recover()
+    assert bench.state == 'DELETE_COMPLETE deleted'
+    assert 'its row was gone, and it was reported as done' in bench.outcomes()
+
+
+# What ends badly.
+
+@pytest.mark.parametrize('window', ['locked', 'lost'])
+@pytest.mark.parametrize('disable_rollback', [True, False])
+def test_a_stack_past_its_timeout_is_timed_out(
+        bench: Bench, window: str, *, disable_rollback: bool) -> None:
+    bench.dies(bench.at('create', 'a') if window == 'locked' else before(CAST),
+               lambda bench: bench.create(timeout_mins=1, disable_rollback=disable_rollback))
+    bench.shift(120)
+    bench.recover()
+    assert bench.ended
+    if disable_rollback:
+        assert (bench.state, bench.reason) == ('CREATE_FAILED', 'Timed out')
+    else:
+        assert bench.state == 'ROLLBACK_COMPLETE', bench.reason
+        assert bench.resources() == []
+
+
+def test_a_resource_that_kills_is_given_to_nobody_any_more(bench: Bench) -> None:
+    bench.dies(bench.at('create', 'a'), Bench.create, 'first')
+    for name in ('second', 'third'):
+        bench.dies(bench.at('create', 'a'), lambda bench: bench.at_work.look(), name)
+    bench.recover()
+    assert bench.ended
+    assert bench.state == 'CREATE_FAILED'
+    assert bench.reason.endswith(
+        'esource a killed the engines that worked on it, 3 of them: first, second, third')
+    assert bench.calls('create', 'a') == ['first', 'second', 'third']
+    bench.do('delete_stack')
+    bench.work()
+    assert bench.state == 'DELETE_COMPLETE deleted'
+
+
+def test_what_may_kill_is_sent_to_one_engine_alone(bench: Bench) -> None:
+    bench.dies(bench.at('create', 'a'), Bench.create, 'first')
+    bench.dies(bench.at('create', 'a'), lambda bench: bench.at_work.look(), 'second')
+    bench.survivor.look()
+    assert bench.sent[-1][0] == 'survivor'
+    bench.work()
+    assert bench.state == 'CREATE_COMPLETE'
+
+
+@pytest.fixture
+def adopts_and_abandons() -> Iterator[None]:
+    for name in ('enable_stack_adopt', 'enable_stack_abandon'):
+        cfg.CONF.set_override(name, True)
+    yield
+    for name in ('enable_stack_adopt', 'enable_stack_abandon'):
+        cfg.CONF.clear_override(name)
+
+
+ADOPTED = json.dumps({
+    'name': 'stack', 'id': 'old', 'action': 'CREATE', 'status': 'COMPLETE', 'environment': {},
+    'template': chain('a', 'b'), 'resources': {
+        name: {'name': name, 'type': 'OS::Heat::TestResource', 'action': 'CREATE',
+               'status': 'COMPLETE', 'metadata': {}, 'resource_data': {},
+               'resource_id': f'old {name}'}
+        for name in 'ab'}})
+
+
+@pytest.mark.usefixtures('adopts_and_abandons')
+@pytest.mark.parametrize('window', ['locked', 'lost'])
+def test_an_adopt_is_failed_and_not_rolled_back(bench: Bench, window: str) -> None:
+    bench.dies(bench.at('adopt', 'a') if window == 'locked' else before(CAST),
+               lambda bench: bench.create(adopt_stack_data=ADOPTED, disable_rollback=False))
+    bench.recover()
+    assert bench.ended
+    assert bench.state == 'ADOPT_FAILED'
+    assert 'to be adopted from is not kept' in bench.reason
+    assert bench.calls('delete') == []
+
+
+@pytest.mark.usefixtures('adopts_and_abandons')
+def test_an_adopt_in_which_nobody_dies_is_done(bench: Bench) -> None:
+    bench.create(adopt_stack_data=ADOPTED)
+    bench.work()
+    assert bench.state == 'ADOPT_COMPLETE'
+    assert {row.physical_id for row in bench.resources()} == {'old a', 'old b'}
+
+
+@pytest.mark.usefixtures('adopts_and_abandons')
+def test_what_may_be_an_abandon_is_failed_and_deletes_nothing(bench: Bench) -> None:
+    bench.create()
+    bench.work()
+    bench.dies(before(f'{CHECK}.check') if CONVERGENT else
+               before('heat.engine.resource:Resource.destroy'),
+               lambda bench: bench.do('abandon_stack'))
+    assert bench.state == 'DELETE_IN_PROGRESS'
+    bench.recover()
+    assert bench.ended
+    assert bench.state == 'DELETE_FAILED'
+    assert 'whether this one is to be deleted or abandoned' in bench.reason
+    assert bench.calls('delete') == []
