@@ -36,6 +36,7 @@ from heat.engine import stack as heat_stack
 from heat.objects import stack as stack_objects
 from heat.rpc import listener_client, worker_api, worker_client
 from keystoneauth1 import loading
+from keystoneclient import exceptions as keystone
 from oslo_config import cfg
 from oslo_utils import uuidutils
 
@@ -261,3 +262,44 @@ def authenticate_early(life: object, original: Callable[..., Any]) -> Callable[.
                 LOG.warning('Keystone gives no client for stack %s: %s', self.id, error)
         return original(self, *args, **kwargs)
     return delete_credentials
+
+
+def find_project(life: object, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap the creation of a stack's project in Keystone: one that is there already is used.
+
+    Its name holds the stack's id.  An engine that died before it had written the project down
+    would otherwise leave a stack in which no such resource can ever be made.
+    """
+    def create_stack_domain_project(self: Any, stack_id: str) -> Any:
+        try:
+            return original(self, stack_id)
+        except keystone.Conflict:
+            name = f'{self.context.project_id}-{stack_id}'[:64]
+            found = self.domain_admin_client.projects.list(
+                domain=self.stack_domain_id, name=name)
+            if len(found) != 1:
+                raise
+            LOG.info('The project of stack %s was made by an engine that died, and is used.',
+                     stack_id)
+            return found[0].id
+    return create_stack_domain_project
+
+
+def replace_user(life: object, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap the creation of a resource's user in Keystone: one that is there already is replaced.
+
+    Its name holds the resource's uuid, and the password that an engine gave it is lost with that.
+    """
+    def create_stack_domain_user(self: Any, username: str, project_id: str,
+                                 password: str | None = None) -> Any:
+        try:
+            return original(self, username, project_id, password)
+        except keystone.Conflict:
+            found = self.domain_admin_client.users.list(
+                domain=self.stack_domain_id, name=self._get_username(username))
+            if len(found) != 1:
+                raise
+            self.domain_admin_client.users.delete(found[0])
+            LOG.info('The user %s was made by an engine that died, and is made again.', username)
+            return original(self, username, project_id, password)
+    return create_stack_domain_user
