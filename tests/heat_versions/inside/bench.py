@@ -260,6 +260,7 @@ class Bench:
 
     def __init__(self, folder: pathlib.Path, pristine: pathlib.Path) -> None:
         self.folder = folder
+        self._kept = pristine.parent
         self.file = pathlib.Path(cfg.CONF.database.connection.removeprefix('sqlite:///'))
         db_api.get_engine().dispose()
         shutil.copy(pristine, self.file)
@@ -369,6 +370,15 @@ class Bench:
                 if ' '.join(said) == what and name in {None, of}]
 
     # The stack.
+
+    def prepare(self, name: str, how: Callable[['Bench'], object]) -> None:
+        """Bring the stack to where a test begins; what was done once is kept for the others."""
+        kept = self._kept / f'{name}.sqlite'
+        if not kept.exists():
+            how(self)
+            self.work()
+        self._hang_up()
+        shutil.copy(*((kept, self.file) if kept.exists() else (self.file, kept)))
 
     def create(self, template: Any = None, **arguments: Any) -> None:
         self.api().create_stack(

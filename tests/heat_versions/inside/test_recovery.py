@@ -23,6 +23,26 @@ from bench import CONVERGENT, Bench, Window, before, chain, once_in
 FIRST = chain('a', 'b', a='first')
 
 
+def nothing(bench: Bench) -> None:
+    pass
+
+
+def created(bench: Bench) -> None:
+    bench.create(FIRST)
+
+
+def suspended(bench: Bench) -> None:
+    bench.create(FIRST)
+    bench.work()
+    bench.do('stack_suspend')
+
+
+def kept(bench: Bench) -> None:
+    bench.create(FIRST)
+    bench.work()
+    bench.do('stack_snapshot', 'snapshot')
+
+
 @dataclasses.dataclass(frozen=True)
 class Action:
     """Something that a stack is brought to."""
@@ -31,7 +51,7 @@ class Action:
     done: Callable[[Bench], object]
     """Asserts that it is there."""
     state: str
-    prepare: Callable[[Bench], object] = lambda bench: bench.create(FIRST)
+    prepare: Callable[[Bench], object] = created
     into: Callable[[Window], Window] = lambda window: window
     restarts: bool = True
     """Whether it can be begun anew."""
@@ -69,21 +89,8 @@ def is_kept(bench: Bench) -> None:
         ('a',), ('b',)]
 
 
-def suspended(bench: Bench) -> None:
-    bench.create(FIRST)
-    bench.work()
-    bench.do('stack_suspend')
-
-
-def kept(bench: Bench) -> None:
-    bench.create(FIRST)
-    bench.work()
-    bench.do('stack_snapshot', 'snapshot')
-
-
 ACTIONS = {
-    'create': Action(lambda bench: bench.create(FIRST), is_first, 'CREATE_COMPLETE',
-                     prepare=lambda _: None),
+    'create': Action(created, is_first, 'CREATE_COMPLETE', prepare=nothing),
     'update': Action(lambda bench: bench.update(chain('a', 'b', a='second')), is_second,
                      'UPDATE_COMPLETE'),
     'replace': Action(lambda bench: bench.update(chain('a', 'b', **{'!a': 'other'})), is_replaced,
@@ -138,8 +145,7 @@ def cells(windows: dict[str, Window], only: Collection[str] = ()) -> Iterator[ob
 
 def die(bench: Bench, action: Action, window: Window) -> None:
     """Let an engine die within an action."""
-    action.prepare(bench)
-    bench.work()
+    bench.prepare(action.prepare.__name__, action.prepare)
     bench.dies(action.into(window), action.begin)
 
 
@@ -172,8 +178,7 @@ def test_a_traversal_that_was_never_written_out_is_begun_anew(
 @pytest.mark.parametrize('action', ACTIONS.values(), ids=ACTIONS.keys())
 def test_an_action_in_which_nobody_dies_needs_nothing(bench: Bench, action: Action) -> None:
     """The control: the bench does what Heat does."""
-    action.prepare(bench)
-    bench.work()
+    bench.prepare(action.prepare.__name__, action.prepare)
     action.begin(bench)
     bench.work()
     assert bench.ended

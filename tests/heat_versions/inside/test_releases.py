@@ -56,6 +56,22 @@ def test_what_failed_its_check_is_remembered(bench: Bench, dies: object) -> None
 
 
 @by_traversals
+def test_what_failed_its_check_goes_with_the_message_that_is_sent_again(bench: Bench) -> None:
+    """Where it stands nowhere but in the sync point of the node whose message was lost."""
+    template = chain('a', 'b')
+    template['resources']['b']['properties'] = {'c': 'sick'}
+    bench.create(template)
+    bench.work()
+    # Those of a and b are sent before, and this is that of b's cleanup.
+    bench.dies(before(CAST, nth=3), lambda bench: bench.do('stack_check'))
+    bench.recover()
+    assert bench.ended
+    assert bench.state == 'CHECK_FAILED'
+    assert 'Resource CHECK failed: b: ' in bench.reason
+    assert len(bench.calls('check', 'b')) == 1
+
+
+@by_traversals
 @pytest.mark.parametrize('window', ['heat.engine.worker:WorkerService._handle_snapshot_node',
                                     'heat.engine.worker:WorkerService._propagate_snapshot_complete',
                                     ])
