@@ -67,7 +67,8 @@ def make(url: str) -> Iterator[Make]:
         reasons: list[str] = []
         live = agent.Liveness(
             identity, QUICK, Database(url), lambda context: NativeWork(context, handlers),
-            **{'timer': fakes.Timer(), 'end': reasons.append, **options})
+            **{'timer': fakes.Timer(),
+               'end': lambda reason, level=0: reasons.append(reason), **options})
         live.reasons = reasons  # type: ignore[attr-defined]
         made.append(live)
         return live
@@ -418,3 +419,19 @@ def test_the_database_is_the_one_of_the_configuration(tmp_path: pathlib.Path) ->
     found = agent.database(config, QUICK)
     assert found.name == 'mysql+pymysql://u:***@h/d'
     assert found.url.query == {'ssl_ca': '/ca.pem'}
+
+
+def test_an_engine_that_is_not_done_in_time_leaves_and_ends(
+        make: Make, database: Database) -> None:
+    release = threading.Event()
+    live = started(make({'wait': lambda task: release.wait(60)}))
+    live.work.submit('a', 'wait', None)  # type: ignore[attr-defined]
+    live.give_up('its time is over')
+    assert state(database, live) == 'left'
+    with pytest.raises(errors.EngineDead):
+        live.gate.check()
+    reason, = live.reasons  # type: ignore[attr-defined]
+    assert 'because its time is over' in reason
+    # The others find what it was working on.
+    assert Locks(database).owners([live.identity.engine_id]) == {live.identity.engine_id}
+    release.set()
