@@ -101,7 +101,8 @@ def _populate(database: Database, in_progress: int) -> list[str]:
         connection.execute(_stack.insert(), [{
             'id': stack_id, 'name': stack_id, 'action': 'CREATE', 'convergence': True,
             'status': 'COMPLETE' if stack_id.startswith('complete') else 'IN_PROGRESS',
-            'current_traversal': stack_id, 'raw_template_id': 1, 'created_at': now, 'current_deps': json.dumps({'edges': edges})}
+            'current_traversal': stack_id, 'raw_template_id': 1, 'created_at': now,
+            'current_deps': json.dumps({'edges': edges})}
             for stack_id in [*stack_ids, *ended_ids]])
         for stack_id in [*stack_ids, *ended_ids]:
             connection.execute(_resource.insert(), [{
