@@ -44,6 +44,7 @@ IN_FLIGHT = 12
 """How many stacks are in progress at a time: two cores do not bear more."""
 
 HELD_SECONDS = 5.0
+REST_SECONDS = 60.0
 FROZEN_SECONDS = 45.0
 """Longer than an engine may be silent."""
 
@@ -187,7 +188,7 @@ def test_ten_bad_minutes(lab: Lab, figure: Callable[[str], None]) -> None:
                     if not state.endswith('_COMPLETE') and state != 'SNAPSHOT_FAILED'], ends
         for stack in made:
             verdict.assert_at_rest(fleet, stack)
-        assert_serve(fleet, made, before, dict(ends))
+        assert_serve(fleet, made, before, work.refused, figure)
 
 
 def report(figure: Callable[[str], None], work: Work, chaos: Chaos, made: list[Stack]) -> None:
@@ -196,9 +197,13 @@ def report(figure: Callable[[str], None], work: Work, chaos: Chaos, made: list[S
            f'engines: {dict(chaos.done)}')
 
 
-def assert_serve(fleet: Fleet, stacks: list[Stack], before: set[tuple[str, str]],
-                 ends: dict[str, int]) -> None:
-    """All of them take a normal update and a delete, a few at a time, and leave nothing."""
+def assert_serve(fleet: Fleet, stacks: list[Stack], before: set[tuple[str, str]], refused: int,
+                 figure: Callable[[str], None]) -> None:
+    """All of them take a normal update and a delete, a few at a time, and leave nothing.
+
+    But an engine that dies while it is asked for a stack may have made its trust in Keystone, and
+    no row of the stack: of that nobody knows.
+    """
     for stack in stacks:
         if stack.state == 'SUSPEND_COMPLETE':
             stack.resume()
@@ -213,7 +218,12 @@ def assert_serve(fleet: Fleet, stacks: list[Stack], before: set[tuple[str, str]]
             stack.delete()
         for stack in few:
             stack.wait_for('gone')
-    verdict.assert_nothing_is_left(fleet, [stack.id for stack in stacks], before)
+    def orphans() -> set[tuple[str, str]]:
+        return fleet.lab.keystone.left_behind() - before
+
+    wait_until(lambda: len(orphans()) <= refused, REST_SECONDS, 'The end of most trusts')
+    figure(f'  left in Keystone by requests not taken: {sorted(kind for kind, _ in orphans())}')
+    verdict.assert_nothing_is_left(fleet, [stack.id for stack in stacks], before | orphans())
     assert not fleet.sql('SELECT entity_id FROM sync_point')
     assert not fleet.sql('SELECT id FROM resource')
     wait_until(lambda: {engine for engine, status in fleet.heat_services().items()
