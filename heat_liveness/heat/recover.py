@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any
 
-from heat_liveness import agent, conf
+from heat_liveness import agent, conf, errors
 from heat_liveness import clock as clocks
 from heat_liveness import engine as engines
 from heat_liveness.db.database import Database
@@ -46,6 +46,7 @@ def tell(configuration: Any, settings: conf.Settings, only: str | None,
     database = agent.database(configuration, settings)
     clock = clocks.BootClock()
     heat = rows.HeatRows(database)
+    _require(heat, only)
     stacks = None if only is None else heat.family(only)
     look = sweep.Sweep(heat, clock)
     policy = work.policy(settings, preempts=bool(heat.strangers()))
@@ -62,6 +63,12 @@ def tell(configuration: Any, settings: conf.Settings, only: str | None,
     finally:
         database.close()
     return '\n'.join(lines) or 'Nothing is to be done.'
+
+
+def _require(heat: rows.HeatRows, stack_id: str | None) -> None:
+    if stack_id is not None and heat.view(stack_id) is None:
+        raise errors.NotFound(
+            f'There is no stack {stack_id}: give the id that "openstack stack list" shows.')
 
 
 def _held(database: Database, heat: rows.HeatRows, settings: conf.Settings,
@@ -101,6 +108,7 @@ def do(configuration: Any, settings: conf.Settings, only: str | None,
     identity = engines.Identity.new(host=settings.host, hostname=settings.host, binary=BINARY,
                                     topic=BINARY)
     database = agent.database(configuration, settings)
+    _require(rows.HeatRows(database), only)
     live = agent.Liveness(
         identity, settings, database,
         lambda context: observed.ObservedWork(context, only=only), configuration=configuration)
