@@ -38,7 +38,6 @@ from heat.rpc import listener_client, worker_api, worker_client
 from keystoneauth1 import loading
 from keystoneclient import exceptions as keystone
 from oslo_config import cfg
-from oslo_utils import uuidutils
 
 from heat_liveness.heat import graph
 
@@ -148,21 +147,11 @@ def _heats(node: graph.Node) -> heat_stack.ConvergenceNode:
     return heat_stack.ConvergenceNode(*fields[:len(heat_stack.ConvergenceNode._fields)])
 
 
-def restart(stack: heat_stack.Stack) -> bool:
-    """Write a traversal out that never was, under a new id; return whether it was we who did.
-
-    The compare-and-swap on ``current_traversal`` elects one, and fences whoever began before.
-    Template, parameters, the template to roll back to and the start of the timeout are in the
-    stack's row already, and stay.
-    """
-    old, new = stack.current_traversal, uuidutils.generate_uuid()
-    if not stack_objects.Stack.select_and_update(
-            stack.context, stack.id, {'current_traversal': new}, exp_trvsl=old):
-        return False
-    stack.current_traversal = new
+def write_out(stack: heat_stack.Stack, traversal: str) -> None:
+    """Write the traversal of a stack out under the id that it was given in place of its own."""
+    old, stack.current_traversal = stack.current_traversal, traversal
     sync_point.delete_all(stack.context, stack.id, old)
     stack.thread_group_mgr.start(stack.id, stack._converge_create_or_update)
-    return True
 
 
 def fail(stack: heat_stack.Stack, reason: str) -> bool:

@@ -30,6 +30,8 @@ from collections.abc import Collection, Sequence
 from concurrent import futures
 from typing import Any
 
+from oslo_utils import uuidutils
+
 from heat_liveness import errors
 from heat_liveness.heat import calls, graph, orders, rows, sweep
 from heat_liveness.heat.plans import Plan
@@ -278,7 +280,11 @@ class Delivery:
         if times > self._most_deaths:
             return self._fail(stack, view, f'Its traversal was begun anew {times - 1} times, and '
                               f'never written out')
-        return 'it was begun anew' if calls.restart(stack) else 'somebody has begun it anew'
+        traversal = uuidutils.generate_uuid()
+        if not self._rows.begin_anew(view.stack, traversal):
+            return 'somebody has begun it anew, or it has ended'
+        calls.write_out(stack, traversal)
+        return 'it was begun anew'
 
     def _fail(self, stack: Any, view: rows.View, reason: str) -> str:
         reason = f'{reason[:1].upper()}{reason[1:]}'

@@ -236,16 +236,22 @@ class HeatRows:
             return self.orders.deaths(connection, stack).get(name, [])
 
     def fail(self, stack: Stack, reason: str) -> bool:
-        """Set a stack to FAILED if it is in progress in the same traversal; return whether it was.
+        """Set a stack in progress to FAILED; return whether it was so still."""
+        with self._database.autocommit() as connection:
+            return connection.execute(
+                _at_this_point(_stack.update(), stack)
+                .values(status='FAILED', status_reason=reason)).rowcount == 1
 
-        Heat's own statement names the traversal only, and would fail a stack that is complete.
+    def begin_anew(self, stack: Stack, traversal: str) -> bool:
+        """Give a stack in progress a new traversal instead of its own; return whether it was we.
+
+        Of many one wins, and whoever wrote out the old one is fenced off by it.  Template,
+        parameters, the template to roll back to and the start of the timeout stay.
         """
         with self._database.autocommit() as connection:
             return connection.execute(
-                _stack.update().where(
-                    _stack.c.id == stack.id, _stack.c.current_traversal == stack.traversal,
-                    _stack.c.status == 'IN_PROGRESS', _stack.c.deleted_at.is_(None))
-                .values(status='FAILED', status_reason=reason)).rowcount == 1
+                _at_this_point(_stack.update(), stack)
+                .values(current_traversal=traversal)).rowcount == 1
 
     def exists(self, node: graph.Node) -> bool:
         """Return whether what a node stands for is there; of a snapshot there is no resource."""
@@ -355,6 +361,16 @@ class HeatRows:
                     for row in connection.execute(statement):
                         found[row[0]].append(tuple(row[1:]))
         return {stack_id: tuple(each) for stack_id, each in found.items()}
+
+
+def _at_this_point(statement: sa.Update, stack: Stack) -> sa.Update:
+    """Change a stack only where it is in progress still, and in the same traversal.
+
+    Heat's own statements name the traversal only: they change a stack that is complete.
+    """
+    return statement.where(
+        _stack.c.id == stack.id, _stack.c.current_traversal == stack.traversal,
+        _stack.c.status == 'IN_PROGRESS', _stack.c.deleted_at.is_(None))
 
 
 def _at_work(connection: sa.Connection) -> dict[str, Stack]:

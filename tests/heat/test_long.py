@@ -82,7 +82,9 @@ class Chaos:
             self._current[host] = self._fleet.start_engine(
                 f'{host}-{self._numbers[host]}', host=host)
         elif what == 'worker':
-            engine.kill_worker()
+            # One that went on too late has been ended by the kernel a moment ago.
+            if verdict.is_alive(engine.pid):
+                engine.kill_worker()
         elif what == 'hup':
             engine.reload()
         else:
