@@ -33,6 +33,7 @@ from heat.common import messaging
 from heat.engine import check_resource, sync_point
 from heat.engine import resource as heat_resource
 from heat.engine import stack as heat_stack
+from heat.objects import resource as resource_objects
 from heat.objects import stack as stack_objects
 from heat.rpc import listener_client, worker_api, worker_client
 from keystoneauth1 import loading
@@ -234,6 +235,23 @@ def _service_context() -> Any:
     # Asked now: what it is wanted for fails for good where it cannot be had.
     context.clients.client('keystone').domain_admin_auth  # noqa: B018
     return context
+
+
+def leave_behind(life: object, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap ``Resource.suspend``: what was replaced half-made, and is there still, is left alone.
+
+    Heat suspends all that a stack has in the database, and refuses what has failed.  Such a row
+    goes with the next update, and another, younger one stands for the resource.
+    """
+    def suspend(self: Any) -> Any:
+        if self.status == self.FAILED and any(
+                row.name == self.name and row.id > self.id
+                for row in resource_objects.Resource.get_all_active_by_stack(
+                    self.context, self.stack.id).values()):
+            LOG.info('%s is not suspended: another has taken its place.', self)
+            return None
+        return original(self)
+    return suspend
 
 
 def authenticate_early(life: object, original: Callable[..., Any]) -> Callable[..., Any]:
