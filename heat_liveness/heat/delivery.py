@@ -265,7 +265,7 @@ class Delivery:
         died = self._rows.deaths(view.stack, order.name)
         if len(died) >= self._most_deaths:
             return self._fail(stack, view, f'Resource {order.name} killed the engines that worked '
-                              f'on it, {len(died)} of them: {", ".join(died)}')
+                              f'on it, {len(died)} of them: {", ".join(died)}', order.name)
         node = self._node(order, view)
         if isinstance(node, str):
             return node
@@ -286,11 +286,15 @@ class Delivery:
         calls.write_out(stack, traversal)
         return 'it was begun anew'
 
-    def _fail(self, stack: Any, view: rows.View, reason: str) -> str:
+    def _fail(self, stack: Any, view: rows.View, reason: str, culprit: str | None = None) -> str:
         reason = f'{reason[:1].upper()}{reason[1:]}'
         # If this engine dies behind the first of these, the end is carried through by the sweep.
-        done = self._rows.fail(view.stack, reason) and calls.fail(stack, reason)
-        return 'its stack was failed' if done else 'its stack has begun something else'
+        if self._rows.fail(view.stack, reason):
+            if (row := view.newest(culprit)) is not None:
+                self._rows.blame(row, reason)
+            if calls.fail(stack, reason):
+                return 'its stack was failed'
+        return 'its stack has begun something else'
 
     def _node(self, order: orders.Order, view: rows.View) -> graph.Node | str:
         """Return the node that is to be checked, or why none is."""

@@ -105,6 +105,11 @@ class View:
             older = self.resources[older].replaces if older in self.resources else None
         return found
 
+    def newest(self, name: str | None) -> Resource | None:
+        """Return the row that stands for a resource now."""
+        return max((row for row in self.resources.values() if row.name == name),
+                   key=lambda row: row.id, default=None)
+
     def node(self, row: Resource) -> graph.Node | None:
         """Return the node for which a row is at work."""
         return self.traversal.waits_for(row.id, self.ancestors(row))
@@ -241,6 +246,21 @@ class HeatRows:
             return connection.execute(
                 _at_this_point(_stack.update(), stack)
                 .values(status='FAILED', status_reason=reason)).rowcount == 1
+
+    def blame(self, row: Resource, reason: str) -> None:
+        """Let a row say why its stack has failed, unless what stands in it is good still.
+
+        A resource whose engines died before they had begun was only meant to be created.
+        """
+        with self._database.autocommit() as connection:
+            connection.execute(
+                _resource.update().where(
+                    _resource.c.id == row.id, _resource.c.engine_id.is_(None),
+                    _resource.c.atomic_key == row.atomic_key,
+                    sa.or_(_resource.c.action == 'INIT', _resource.c.status == 'FAILED'))
+                .values(action=sa.case((_resource.c.action == 'INIT', 'CREATE'),
+                                       else_=_resource.c.action),
+                        status='FAILED', status_reason=reason, atomic_key=row.generation + 1))
 
     def begin_anew(self, stack: Stack, traversal: str) -> bool:
         """Give a stack in progress a new traversal instead of its own; return whether it was we.

@@ -131,6 +131,30 @@ def test_only_a_stack_in_progress_is_begun_anew(
     assert traversal == ('another' if done else values.get('current_traversal', stack.traversal))
 
 
+@pytest.mark.parametrize(('values', 'state'), [
+    ({'action': 'INIT', 'status': 'COMPLETE'}, ('CREATE', 'FAILED', None, 2)),
+    ({'action': 'INIT', 'status': 'COMPLETE', 'atomic_key': None}, ('CREATE', 'FAILED', None, 1)),
+    ({'action': 'UPDATE', 'status': 'FAILED'}, ('UPDATE', 'FAILED', None, 2)),
+    ({'action': 'CREATE', 'status': 'COMPLETE'}, ('CREATE', 'COMPLETE', None, 1)),
+    ({'action': 'INIT', 'status': 'COMPLETE', 'engine_id': 'e9'}, ('INIT', 'COMPLETE', 'e9', 1))],
+    ids=['not begun', 'never locked', 'failed', 'good', 'locked'])
+def test_what_fails_its_stack_fails_with_it(
+        heat: Heat, values: dict[str, Any], state: tuple[Any, ...]) -> None:
+    heat.resource(1, name='older')
+    heat.resource(2, **{'name': 'killer', 'engine_id': None, 'atomic_key': 1, **values})
+    view = heat.rows.view('s1')
+    assert view is not None
+    row = view.newest('killer')
+    assert row is not None
+    assert view.newest('nobody') is None
+    heat.rows.blame(row, 'a reason')
+    assert heat.state(2) == state
+    assert (heat.read(2)['status_reason'] == 'a reason') == (state[1] == 'FAILED')
+    heat.change(tables.resource, 2, atomic_key=7, status='COMPLETE', status_reason='well')
+    heat.rows.blame(row, 'another')
+    assert heat.read(2)['status_reason'] == 'well'
+
+
 def test_a_family_is_a_stack_with_all_that_are_nested_in_it(heat: Heat) -> None:
     heat.stack('child', owner_id='s1')
     heat.stack('grandchild', owner_id='child')
