@@ -259,7 +259,7 @@ class Delivery:
 
     def _resume_resource(self, order: orders.Order, stack: Any, view: rows.View) -> str | None:
         if order.plan == Plan.FAIL:
-            return self._fail(stack, view, f'Resource {order.name}: {order.reason}')
+            return self._fail(stack, view, order.reason, order.name)
         if sweep.half_adopted(view):
             return self._fail(stack, view, sweep.HALF_ADOPTED)
         died = self._rows.deaths(view.stack, order.name)
