@@ -50,7 +50,7 @@ _QUICK = conf.Settings(
 QUICK = Sizes(beats=20, beat_turns=3, engines=(500,), look_turns=3, stacks=(50,),
               sweep_turns=2, locks=2_000,
               survivors=(1, 4), takeover_turns=1,
-              load=load.Load(engines=112, observers=3, seconds=9, kill_seconds=1, turn_seconds=1,
+              load=load.Load(engines=112, observers=3, seconds=13, kill_seconds=1, turn_seconds=1,
                              settings=_QUICK))
 
 

@@ -137,6 +137,8 @@ class _Watch:
     """What one process of observers has to say."""
 
     failures: int
+    good: Sequence[float]
+    """Of each observer, the share of the time in which its view was good."""
     busy_seconds: float
 
 
@@ -208,8 +210,8 @@ def deaths(load: Load) -> dict[str, float]:
     machines = list(range(load.engines // looks.ENGINES_PER_MACHINE))
     chance.shuffle(machines)
     plan: dict[str, float] = {}
-    # Later than the observers settle: what comes before is not within the bound.
-    at = settings.settle + settings.report_interval
+    # When the observers have joined and settled: what comes before is not within the bound.
+    at = 2 * settings.settle + settings.report_interval
     for number, machine in enumerate(machines, 1):
         if at >= load.seconds:
             break
@@ -344,15 +346,17 @@ def _watch(url: str, load: Load, observers: int) -> _Watch:
             lambda context: NativeWork(context, {}))
         for _ in range(observers)]
     signals.begin.wait(beds.TIMEOUT_SECONDS)
-    computed = time.process_time()
+    clock = clocks.BootClock()
+    computed, began = time.process_time(), clock.now()
     for each in watching:
         each.join()
         each.start()
     signals.stop.wait(load.longest_seconds)
-    busy_seconds = time.process_time() - computed
+    busy_seconds, ended = time.process_time() - computed, clock.now()
+    good = [each.observer._view.at(ended) / (ended - began) for each in watching]
     for each in watching:
         each.stop()
-    return _Watch(sum(each.membership.failures for each in watching), busy_seconds)
+    return _Watch(sum(each.membership.failures for each in watching), good, busy_seconds)
 
 
 # ---- the run, and what came of it ----------------------------------------------------------
@@ -463,6 +467,7 @@ def _figures(bed: beds.Bed, load: Load, run: _Run, seen: Beats, watches: Sequenc
     patient = [death for death in killed if death.mass]
     soon = [death.silent_seconds for death in killed if not death.mass or killed == patient]
     bound = load.settings.declaration_bound
+    good = [share for watch in watches for share in watch.good]
     watchers = sum(watch.busy_seconds for watch in watches)
     known = run.server_seconds + seen.busy_seconds + watchers + run.own_seconds
     processors = run.seconds * (os.cpu_count() or 1) / 100
@@ -486,6 +491,8 @@ def _figures(bed: beds.Bed, load: Load, run: _Run, seen: Beats, watches: Sequenc
         'killed': len(seen.killed), 'false': 0, 'for beats later than the fence': len(late),
         'held back by the breaker': len(patient),
         's, median/worst/bound': [round(statistics.median(soon), 2), round(max(soon), 2), bound],
+        'good view of observers, %, worst/median': [
+            round(100 * min(good)), round(100 * statistics.median(good))],
         'beats of observers that failed': sum(watch.failures for watch in watches)}}
     return [
         *figures.compare(f'{load.engines} engines beat', bed.name, rates, notes),

@@ -73,7 +73,7 @@ def test_the_quick_load_runs(name: str, tmp_path: pathlib.Path) -> None:
 
 
 def test_one_kill_of_ten_takes_a_whole_machine() -> None:
-    plan = load.deaths(load.Load(seconds=60, kill_seconds=5))
+    plan = load.deaths(load.Load(seconds=60, kill_seconds=4))
     assert len(plan) == 9 + looks.ENGINES_PER_MACHINE
     assert len(set(plan.values())) == 10
     assert min(plan.values()) > load.Load().settings.settle
