@@ -135,8 +135,8 @@ class Members:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._kept: sa.Connection | None = None
-        # Said once: what SQLAlchemy does with a statement, anew at each beat, takes as long as the
-        # driver.  So all but the engine stands in the text.
+        # Said once: what SQLAlchemy does with a statement, anew at each beat, takes longer than
+        # the driver.  So all but the engine stands in the text.
         live: list[sa.ColumnElement[str]] = [
             sa.literal_column(f"'{state}'") for state in models.LIVE]
         one: sa.ColumnElement[int] = sa.literal_column('1')
