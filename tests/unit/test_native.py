@@ -25,7 +25,7 @@ from heat_liveness import conf, errors, fence
 from heat_liveness.clock import BootClock
 from heat_liveness.db import models
 from heat_liveness.db.database import Database
-from heat_liveness.db.locks import LockRow, Locks
+from heat_liveness.db.locks import HeldLock, LockRow, Locks
 from heat_liveness.db.members import Members, ServiceRow
 from heat_liveness.work import Context
 from heat_liveness.work.native import NativeWork, Release, Task
@@ -644,7 +644,7 @@ def test_what_was_won_while_the_drain_began_is_left_to_the_others(
     dead = other.die()
     take_over = node.work._locks.take_over
 
-    def drained(*arguments: Any, **named: Any) -> list[LockRow]:
+    def drained(*arguments: Any, **named: Any) -> list[HeldLock]:
         node.work.drain()
         return take_over(*arguments, **named)
 
