@@ -26,6 +26,8 @@ class Config:
     """So many faults at most, of all kinds together."""
     budgets: dict[str, int] = dataclasses.field(default_factory=dict)
     """And so many of each kind that there may be."""
+    victims: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    """Whom a kind of fault may befall, where that is not everyone."""
     fence: int = 2
     lag: int = 1
     window: int = 4
@@ -39,7 +41,9 @@ class Config:
     max_takeovers: int = 2
     breaker_delay: int = 2
     long_fence: tuple[int, ...] = ()
-    """Engines whose own ``fence_time`` is two ticks longer than that of the others."""
+    """Engines whose own ``fence_time`` is three ticks longer than that of the others."""
+    skew: int = 0
+    """How far the clock of the node that wrote a row is behind that of the node that reads it."""
     foreign: tuple[int, ...] = ()
     """Engines of an unknown version: they do not beat."""
     unjoined: tuple[int, ...] = ()

@@ -20,13 +20,16 @@ from tests.model import state as at
 from tests.model import statements
 from tests.model.state import Frame
 
+_LONGER = 3
+"""How much longer a long ``fence_time`` is, in ticks."""
+
 
 class Engines(statements.Statements):
     """The engines, each by its number."""
 
     def fence_of(self, e: int) -> int:
         """Return an engine's own ``fence_time``."""
-        return self.config.fence + 2 * (e in self.config.long_fence)
+        return self.config.fence + _LONGER * (e in self.config.long_fence)
 
     def open(self, s: Frame, e: int, guard: str) -> bool:
         """Whether the gate lets an engine pass, at the place that the guard names."""
@@ -92,6 +95,20 @@ class Engines(statements.Statements):
         if self.land(s, statements.INSERT, e, count):
             self.good_beat(s, e, 0)
 
+    def joined(self, s: Frame, e: int, done: bool | None) -> None:
+        """Take the answer to a join; a row that is there already is one's own."""
+        base = self.at.engine[e]
+        s[base + at.AGE] = 0
+        if done is None:
+            s[base + at.STATE] = at.JOINING
+            return
+        if not done:
+            s[base + at.ATTEMPTS] += 1
+        if done or self.beat(s, e):
+            s[base + at.STATE] = at.JOINED
+        else:
+            self.end(s, e)
+
     # The view
 
     def see(self, s: Frame, o: int) -> None:
@@ -123,8 +140,9 @@ class Engines(statements.Statements):
                     and self.keeps('a gap: an own pause')))
 
     def _follow(self, s: Frame, o: int, added: int, since: int) -> None:
-        for j in self.engines:
-            if j == o or (j not in self.config.observed):
+        counts = {}
+        for j in self.config.observed:
+            if j == o:
                 continue
             peer = self.at.peer[o][j]
             read, s[peer + at.READ] = s[peer + at.READ], 0
@@ -134,7 +152,7 @@ class Engines(statements.Statements):
                 if read == at.ENDED:
                     s[peer + at.KNOWN_ENDED] = 1
                 continue
-            count = read - at.PRESENT + 1
+            counts[j] = count = read - at.PRESENT + 1
             same = s[peer + at.COUNT] == count or (
                 0 < count < s[peer + at.COUNT]
                 and not self.keeps('a count that went down starts afresh'))
@@ -143,15 +161,14 @@ class Engines(statements.Statements):
             else:
                 s[peer + at.COUNT] = count
                 s[peer + at.WATCHED] = at.ZERO - since
-        self._judge(s, o)
+        self._judge(s, o, counts)
 
     def _window(self, j: int) -> int:
-        longer = 2 * (j in self.config.long_fence)
+        longer = _LONGER * (j in self.config.long_fence)
         return self.config.window + (longer if self.keeps("the candidate's own fence_time") else 0)
 
-    def _judge(self, s: Frame, o: int) -> None:
-        watched = {j: s[self.at.peer[o][j] + at.WATCHED] - at.ZERO for j in self.config.observed
-                   if j != o and s[self.at.peer[o][j] + at.COUNT]}
+    def _judge(self, s: Frame, o: int, counts: dict[int, int]) -> None:
+        watched = {j: s[self.at.peer[o][j] + at.WATCHED] - at.ZERO for j in counts}
         tripped = self._tripped(s, watched)
         for j, seconds in watched.items():
             window = self._window(j) + (self.config.breaker_delay if tripped else 0)
@@ -159,7 +176,7 @@ class Engines(statements.Statements):
             if not self.keeps("the observer's own clock"):
                 seconds = s[self.at.row[j] + at.ROW_AGE] - at.ZERO
             if seconds >= window:
-                s[peer + at.RIPE] = s[peer + at.COUNT] + (128 if tripped else 0)
+                s[peer + at.RIPE] = counts[j] + (128 if tripped else 0)
 
     def _tripped(self, s: Frame, watched: dict[int, int]) -> bool:
         if not watched or not self.keeps('the breaker'):
@@ -178,7 +195,7 @@ class Engines(statements.Statements):
             if j == o:
                 continue
             row = self.at.row[j]
-            age = s[row + at.ROW_AGE] - at.ZERO
+            age = s[row + at.ROW_AGE] - at.ZERO + self.config.skew
             found = at.WELL
             if self.ended(s, j):
                 found = at.ENDED

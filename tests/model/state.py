@@ -42,15 +42,15 @@ ZERO = 40
 
 # Of the world.
 TICKS, OUTAGE, FAULTS = range(3)
-BUDGETS = ('crash', 'stop', 'freeze', 'cut', 'outage', 'unclear', 'slow', 'step', 'failover',
+BUDGETS = ('crash', 'stop', 'freeze', 'cut', 'outage', 'unclear', 'slow', 'look', 'step', 'failover',
            'remove', 'leave')
 _WORLD = 3 + len(BUDGETS)
 BUDGET = {name: 3 + number for number, name in enumerate(BUDGETS)}
 
 # Of an engine.
 (PROCESS, STATE, AGE, CUT, BEAT, BEAT_AGE, ATTEMPTS, BEAT_FAILED, LOOK, LOOK_AGE, GOOD_START,
- GOOD, SETTLE, SEEN_WELL, SINCE_LOOK, CLEAN, OUTAGE_SEEN, PAUSED, UNWRITTEN) = range(19)
-_ENGINE = 19
+ GOOD, SETTLE, SEEN_WELL, SINCE_LOOK, CLEAN, OUTAGE_SEEN, PAUSED, UNWRITTEN, DECLARED) = range(20)
+_ENGINE = 20
 # Of an engine about another.
 COUNT, WATCHED, READ, RIPE, KNOWN_ENDED, RELIEVED = range(6)
 _PEER = 6

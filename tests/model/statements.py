@@ -139,6 +139,7 @@ class Statements:
         self._judge_declaration(s, other, same, was_live, evidence & 1)
         self._acted(s, actor, found_alive, 'has declared another dead')
         s[row + at.ROW] = at.DEAD
+        s[self.at.engine[other] + at.DECLARED] = s[self.at.engine[other] + at.PROCESS] != at.GONE
         s[row + at.ENDED_AGE] = 0
         s[row + at.MASS] = mass
         s[row + at.WATCHED_DEATH] = evidence & 1 == WATCHED
@@ -278,6 +279,8 @@ class Statements:
         row = self.at.row[actor]
         if s[row + at.ROW] != at.ABSENT:
             return False
+        if s[self.at.engine[actor] + at.DECLARED]:
+            self.broken(14, 'an engine that was declared dead joins again')
         self.remove(s, actor)
         s[row + at.ROW] = at.UP
         s[row + at.ROW_COUNT] = count

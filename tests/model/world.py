@@ -30,6 +30,8 @@ Move = tuple[Label, Frame]
 
 _STEP = 20
 """How far the database's clock is stepped: farther than any window is long."""
+_BEATEN, _LOST = 8, 4
+"""How often engines have beaten at first, and how many beats a failover loses."""
 
 
 class World(Engines):
@@ -52,7 +54,7 @@ class World(Engines):
             self.tell('Joined', e)
             s[base + at.STATE] = at.JOINED
             s[base + at.CLEAN] = 1
-            s[base + at.ATTEMPTS] = s[row + at.ROW_COUNT] = 3
+            s[base + at.ATTEMPTS] = s[row + at.ROW_COUNT] = _BEATEN
             s[row + at.ROW], s[row + at.ROW_AGE] = at.UP, at.ZERO
         for lock, owner in enumerate(c.owners):
             if owner >= 0:
@@ -161,12 +163,15 @@ class World(Engines):
                 s[peer + at.READ] = 0
         if s[base + at.BEAT_AGE] > longest:
             self.beat_failed(s, e)
+            s[base + at.CLEAN] = 0
 
     def _beat_in_time(self, s: Frame, e: int) -> None:
         base = self.at.engine[e]
-        if s[base + at.PROCESS] != at.RUNNING or s[base + at.BEAT]:
+        if s[base + at.PROCESS] != at.RUNNING:
             s[base + at.CLEAN] = 0
-        elif s[base + at.STATE] != at.JOINED or e in self.config.foreign:
+        elif s[base + at.BEAT] and not s[at.OUTAGE]:
+            return
+        elif s[base + at.STATE] in {at.NEW, at.LEFT} or e in self.config.foreign:
             return
         elif s[base + at.CUT]:
             s[base + at.CLEAN] = 0
@@ -174,8 +179,10 @@ class World(Engines):
             self.beat_failed(s, e)
         elif s[at.OUTAGE]:
             s[base + at.OUTAGE_SEEN] = 1
-            s[base + at.ATTEMPTS] += 1
+            s[base + at.ATTEMPTS] += not s[base + at.BEAT]
             self.beat_failed(s, e)
+        elif s[base + at.STATE] == at.JOINING:
+            self.joined(s, e, self.land(s, statements.INSERT, e, 0))
         else:
             self.beat_now(s, e)
 
@@ -213,7 +220,7 @@ class World(Engines):
         s = bytearray(state)
         done = self.land(s, kind, actor, first, second, third)
         yield '', s, done
-        if not self._may(state, 'unclear'):
+        if not self._may(state, 'unclear', actor):
             return
         if done:
             s = self._spend(state, 'unclear')
@@ -231,8 +238,9 @@ class World(Engines):
 
     # Faults
 
-    def _may(self, state: bytes, kind: str) -> bool:
-        return bool(state[at.FAULTS] and state[at.BUDGET[kind]])
+    def _may(self, state: bytes, kind: str, e: int | None = None) -> bool:
+        return bool(state[at.FAULTS] and state[at.BUDGET[kind]]
+                    and (e is None or e in self.config.victims.get(kind, self.engines)))
 
     def _spend(self, state: bytes, kind: str) -> Frame:
         s = bytearray(state)
@@ -244,19 +252,19 @@ class World(Engines):
         for e in self.engines:
             base = self.at.engine[e]
             process = state[base + at.PROCESS]
-            if process and self._may(state, 'crash'):
+            if process and self._may(state, 'crash', e):
                 s = self._spend(state, 'crash')
                 self.end(s, e)
                 yield ('crash', e), s
             if process == at.RUNNING:
                 for kind, into in (('stop', at.STOPPED), ('freeze', at.FROZEN)):
-                    if self._may(state, kind):
+                    if self._may(state, kind, e):
                         s = self._spend(state, kind)
                         s[base + at.PROCESS] = into
                         s[base + at.PAUSED] |= into == at.FROZEN
                         self.tell('Stopped', e)
                         yield (kind, e), s
-            if process and not state[base + at.CUT] and self._may(state, 'cut'):
+            if process and not state[base + at.CUT] and self._may(state, 'cut', e):
                 s = self._spend(state, 'cut')
                 s[base + at.CUT] = 1
                 self.tell('Cut', e, True)
@@ -280,15 +288,15 @@ class World(Engines):
                 yield ('step', by), s
         for e in self.config.observed:
             row = self.at.row[e]
-            if state[row + at.ROW] == at.UP and self._may(state, 'remove'):
+            if state[row + at.ROW] == at.UP and self._may(state, 'remove', e):
                 s = self._spend(state, 'remove')
                 self.remove(s, e)
                 yield ('remove', e), s
-            if not self._may(state, 'failover'):
+            if not self._may(state, 'failover', e):
                 continue
             if state[row + at.ROW] == at.UP:
                 s = self._spend(state, 'failover')
-                s[row + at.ROW_COUNT] -= 2
+                s[row + at.ROW_COUNT] -= _LOST
                 yield ('failover', e), s
             owns = any(state[lock + at.OWNER] == e + 1 for lock in self.at.lock)
             if state[row + at.ROW] == at.DEAD and owns:
@@ -332,7 +340,7 @@ class World(Engines):
             yield from self._beats(state, e)
             yield from self._looks_round(state, e)
             yield from self._declares(state, e)
-            if self._may(state, 'leave'):
+            if self._may(state, 'leave', e):
                 yield from self._leaves(state, e)
         if self.config.purges and state_of == at.JOINED:
             yield from self._purges(state, e)
@@ -342,19 +350,8 @@ class World(Engines):
                 yield from self._works(state, e, lock)
 
     def _join(self, state: bytes, e: int) -> Iterator[Move]:
-        base = self.at.engine[e]
         for how, s, done in self.send(state, statements.INSERT, e, 0):
-            s[base + at.AGE] = 0
-            if done:
-                s[base + at.STATE] = at.JOINED
-            elif done is None:
-                s[base + at.STATE] = at.JOINING
-            else:
-                s[base + at.ATTEMPTS] += 1
-                if self.beat(s, e):
-                    s[base + at.STATE] = at.JOINED
-                else:
-                    self.end(s, e)
+            self.joined(s, e, done)
             yield ('join', e, how), s
 
     def _beats(self, state: bytes, e: int) -> Iterator[Move]:
@@ -380,12 +377,12 @@ class World(Engines):
             s = bytearray(state)
             self.beat_now(s, e)
             yield ('beat', e), s
-        if self._may(state, 'slow'):
+        if self._may(state, 'slow', e):
             s = self._spend(state, 'slow')
             s[base + at.ATTEMPTS] += 1
             s[base + at.BEAT] = 1
             yield ('slow beat', e), s
-        if self._may(state, 'unclear') and self.live(bytearray(state), e):
+        if self._may(state, 'unclear', e) and self.live(bytearray(state), e):
             s = self._spend(state, 'unclear')
             s[base + at.ATTEMPTS] += 1
             self.beat(s, e)
@@ -410,8 +407,8 @@ class World(Engines):
             self.read(s, o)
             self.see(s, o)
             yield ('look', o), s
-            if self._may(state, 'slow'):
-                s = self._spend(state, 'slow')
+            if self._may(state, 'look', o):
+                s = self._spend(state, 'look')
                 s[base + at.GOOD_START] = s[base + at.GOOD]
                 s[base + at.LOOK] = 1
                 yield ('slow look', o), s
