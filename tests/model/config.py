@@ -27,7 +27,10 @@ class Config:
     budgets: dict[str, int] = dataclasses.field(default_factory=dict)
     """And so many of each kind that there may be."""
     victims: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
-    """Whom a kind of fault may befall, where that is not everyone."""
+    """Whom a kind of fault may befall, where that is not everyone; of outages, which kind: 1 is
+    a whole one, and in 2 the database can still be read."""
+    order: tuple[str, ...] = ()
+    """The faults in the only order in which they may come, where not in any order."""
     fence: int = 2
     lag: int = 1
     window: int = 4
@@ -42,6 +45,8 @@ class Config:
     breaker_delay: int = 2
     long_fence: tuple[int, ...] = ()
     """Engines whose own ``fence_time`` is three ticks longer than that of the others."""
+    beaten: int = 8
+    """How often each engine has beaten at first."""
     skew: int = 0
     """How far the clock of the node that wrote a row is behind that of the node that reads it."""
     foreign: tuple[int, ...] = ()
@@ -75,3 +80,4 @@ class Config:
 
     def __post_init__(self) -> None:
         assert self.window > self.fence + self.lag, 'the inequality of safety'
+        assert not self.order or len(self.order) == self.faults

@@ -43,14 +43,14 @@ class Engines(statements.Statements):
 
     # The process
 
-    def end(self, s: Frame, e: int) -> None:
+    def end(self, s: Frame, e: int, why: str = 'dead') -> None:
         """End a process: all that it knew is gone with it."""
         base = self.at.engine[e]
         unwritten = s[base + at.UNWRITTEN]
         s[base:base + self.at.width] = bytes(self.at.width)
         if unwritten:
             self.broken(18, 'a death was declared that no journal will tell of')
-        self.tell('Killed', e)
+        self.tell('Killed', e, why)
 
     def good_beat(self, s: Frame, e: int, started: int) -> None:
         """Open the gate for ``fence_time``, counted from an age: the beat's start."""
@@ -90,7 +90,6 @@ class Engines(statements.Statements):
         if held and self.keeps('insert again only while the gate is open'):
             self.end(s, e)
             return
-        s[base + at.ATTEMPTS] += 1
         count = s[base + at.ATTEMPTS] if self.keeps('insert again with a count') else 0
         if self.land(s, statements.INSERT, e, count):
             self.good_beat(s, e, 0)
@@ -238,7 +237,7 @@ class Engines(statements.Statements):
             self.broken(1, 'an engine does work under a lock that it does not own')
         s[held + at.DOES] = at.RUNS
         if lock in self.config.poison:
-            self.end(s, e)
+            self.end(s, e, 'crash')
 
     def wrote(self, s: Frame, e: int, lock: int, done: bool | None, ends: bool) -> None:
         """Take the answer to a write: whether a row has changed, or None where that is unclear."""

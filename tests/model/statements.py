@@ -243,8 +243,8 @@ class Statements:
             self.broken(10, 'work is quarantined that was only beside the poison')
         s[row + at.STATUS] = at.QUARANTINED
         s[row + at.OWNER] = 0
-        s[row + at.LOCK_GENERATION] += 1
         self.tell('Wrote', lock, s[row + at.LOCK_GENERATION], actor, 'quarantine')
+        s[row + at.LOCK_GENERATION] += 1
 
     def _purge(self, s: Frame, actor: int, other: int, second: int, third: int,
                found_alive: bool) -> bool:

@@ -30,8 +30,8 @@ Move = tuple[Label, Frame]
 
 _STEP = 20
 """How far the database's clock is stepped: farther than any window is long."""
-_BEATEN, _LOST = 8, 4
-"""How often engines have beaten at first, and how many beats a failover loses."""
+_LOST = 4
+"""How many beats a failover loses."""
 
 
 class World(Engines):
@@ -48,13 +48,14 @@ class World(Engines):
             base, row = self.at.engine[e], self.at.row[e]
             s[base + at.PROCESS] = at.RUNNING
             s[base + at.SEEN_WELL] = 1
+            s[base + at.SINCE_LOOK] = c.skew
             if e in c.unjoined:
                 s[base + at.AGE] = at.NEVER
                 continue
             self.tell('Joined', e)
             s[base + at.STATE] = at.JOINED
             s[base + at.CLEAN] = 1
-            s[base + at.ATTEMPTS] = s[row + at.ROW_COUNT] = _BEATEN
+            s[base + at.ATTEMPTS] = s[row + at.ROW_COUNT] = c.beaten
             s[row + at.ROW], s[row + at.ROW_AGE] = at.UP, at.ZERO
         for lock, owner in enumerate(c.owners):
             if owner >= 0:
@@ -126,7 +127,7 @@ class World(Engines):
         if process == at.FROZEN:
             return
         if s[base + at.STATE] == at.LEFT:
-            self.end(s, e)
+            self.end(s, e, 'exit')
             return
         for field in (at.AGE, at.SINCE_LOOK):
             if s[base + field] < at.CAP:
@@ -142,9 +143,10 @@ class World(Engines):
         joined = s[base + at.STATE] != at.NEW
         if joined and s[base + at.AGE] >= self.fence_of(e) + self.config.lag:
             if process == at.STOPPED and self.keeps('the kernel timer'):
-                self.end(s, e)
+                self.end(s, e, 'fence')
             elif process == at.RUNNING and s[at.OUTAGE] and not self.keeps(
                     'who holds moves the kernel timer on'):
+                self.end(s, e, 'fence')
                 self.broken(11, 'an engine that holds is ended, though it could beat again')
 
     def _time_out(self, s: Frame, e: int) -> None:
@@ -239,8 +241,10 @@ class World(Engines):
     # Faults
 
     def _may(self, state: bytes, kind: str, e: int | None = None) -> bool:
+        c = self.config
         return bool(state[at.FAULTS] and state[at.BUDGET[kind]]
-                    and (e is None or e in self.config.victims.get(kind, self.engines)))
+                    and (not c.order or c.order[-state[at.FAULTS]] == kind)
+                    and (e is None or e in c.victims.get(kind, self.engines)))
 
     def _spend(self, state: bytes, kind: str) -> Frame:
         s = bytearray(state)
@@ -254,7 +258,7 @@ class World(Engines):
             process = state[base + at.PROCESS]
             if process and self._may(state, 'crash', e):
                 s = self._spend(state, 'crash')
-                self.end(s, e)
+                self.end(s, e, 'crash')
                 yield ('crash', e), s
             if process == at.RUNNING:
                 for kind, into in (('stop', at.STOPPED), ('freeze', at.FROZEN)):
@@ -270,7 +274,7 @@ class World(Engines):
                 self.tell('Cut', e, True)
                 yield ('cut', e), s
         if not state[at.OUTAGE] and self._may(state, 'outage'):
-            for kind in (1, 2):
+            for kind in self.config.victims.get('outage', (1, 2)):
                 s = self._spend(state, 'outage')
                 s[at.OUTAGE] = kind
                 self.tell('Outage', True)
@@ -285,6 +289,7 @@ class World(Engines):
                     if s[row + at.ROW] != at.ABSENT:
                         s[row + at.ROW_AGE] = min(max(s[row + at.ROW_AGE] + by, at.ZERO - at.CAP),
                                                   at.ZERO + at.CAP)
+                self.tell('Stepped', by)
                 yield ('step', by), s
         for e in self.config.observed:
             row = self.at.row[e]
@@ -457,7 +462,7 @@ class World(Engines):
             s = self._spend(state, 'leave')
             if not s[at.OUTAGE] and not s[base + at.CUT]:
                 self.land(s, statements.LEAVE, e)
-                self.end(s, e)
+                self.end(s, e, 'exit')
                 yield ('give up', e), s
 
     def _purges(self, state: bytes, e: int) -> Iterator[Move]:
