@@ -73,10 +73,6 @@ class Config:
     """Whether all deaths by observation are taken for a mass death."""
     converges: bool = False
     """Whether from each state all work must end once the faults are over: I8."""
-    symmetric: tuple[int, ...] = ()
-    """Engines that differ in nothing but their names."""
-    symmetric_locks: tuple[int, ...] = ()
-    note: str = ''
 
     def __post_init__(self) -> None:
         assert self.window > self.fence + self.lag, 'the inequality of safety'

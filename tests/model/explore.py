@@ -13,12 +13,9 @@
 """Breadth first through all states, so that a counterexample is one of the shortest."""
 
 import dataclasses
-import operator
 import time
-from collections.abc import Callable
 
 from tests.model import convergence
-from tests.model import state as at
 from tests.model.config import Config
 from tests.model.world import Label, World
 
@@ -44,9 +41,8 @@ def explore(config: Config, *removed: str, most_states: int = 5_000_000) -> Resu
     """
     began = time.monotonic()
     world = World(config, frozenset(removed))
-    canonical = _canonical(world)
     ends = convergence.Convergence(world) if config.converges else None
-    first = canonical(world.beginning())
+    first = world.beginning()
     came: dict[bytes, tuple[bytes, Label] | None] = {first: None}
     level = [first]
     depth = 0
@@ -64,7 +60,6 @@ def explore(config: Config, *removed: str, most_states: int = 5_000_000) -> Resu
             for label, after, fault in world.moves(state):
                 if fault is not None:
                     return result(fault, (*_trace(came, state), label))
-                after = canonical(after)
                 if after not in came:
                     came[after] = state, label
                     following.append(after)
@@ -83,8 +78,3 @@ def _trace(came: dict[bytes, tuple[bytes, Label] | None], state: bytes) -> tuple
         labels.append(label)
         step = came[state]
     return tuple(reversed(labels))
-
-
-def _canonical(world: World) -> Callable[[bytes], bytes]:
-    """Return what chooses one of the states that differ only in names."""
-    return lambda state: state
