@@ -13,14 +13,16 @@
 """The protocol as a small explicit-state model, explored breadth first to its last state.
 
 What engines, their processes, their statements and the database may do is written down once
-more, guard by guard (:mod:`statements`, :mod:`engines`, :mod:`world`), and small enough that all orders
-in which it may happen can be tried.  That is worth something in two directions: with all
-guards, nothing that a configuration allows breaks an invariant; without any one of them, something
-does, and the shortest way there is the reason for the guard (:mod:`guards`, docs/contributor/guards.md).
+more, guard by guard (:mod:`statements`, :mod:`engines`, :mod:`world`), and small enough that all
+orders in which it may happen can be tried.  That is worth something in two directions: with all
+guards, nothing that a configuration allows breaks an invariant; without one of them, something
+does, and the shortest way there is the reason for the guard (:mod:`guards`,
+docs/contributor/guards.md).
 
 What is left out.  Time is discrete, and a tick is long beside everything that is not a fault.
-Between the gate and the step behind it, a thread of a process that runs is never as slow as a tick;
-a process that is stopped may be.  Statements of one transaction are one step: takeover, quarantine.
-A statement lands within ``transaction`` ticks or never; a hypervisor's pause is shorter than
-``purge_after``.  Clocks run at one rate.  Heat's own tables are not in it, nor the kernel's answers.
+Between the gate and the step behind it, a thread of a process that runs is never as slow as a
+tick; a process that is stopped may be.  Who gives up leaves and ends in one step.  Statements of
+one transaction are one step.  A statement lands within ``transaction`` ticks or never; a
+hypervisor's pause is shorter than ``purge_after``.  Clocks run at one rate.  Heat's own tables are
+not in it, nor what the kernel says of processes.
 """

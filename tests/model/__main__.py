@@ -32,8 +32,8 @@ def main() -> int:
     for name in arguments.names or worlds.WORLDS:
         result = explore(worlds.WORLDS[name])
         whole = 'all' if result.complete else 'NOT ALL'
-        print(f'{name}: {result.states} states, {whole} of them, at most {result.depth} steps deep, '
-              f'{result.seconds:.0f} s')
+        print(f'{name}: {result.states} states, {whole} of them, at most {result.depth} steps '
+              f'deep, {result.seconds:.0f} s')
         if result.invariant is not None:
             found = 1
             print(f'  I{result.invariant}: {result.sentence}')

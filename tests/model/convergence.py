@@ -17,7 +17,6 @@ work.  Many states come together soon in this, and what follows is worked out on
 """
 
 from tests.model import state as at
-from tests.model import statements
 from tests.model.state import Frame
 from tests.model.world import World
 

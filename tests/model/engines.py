@@ -172,9 +172,9 @@ class Engines(statements.Statements):
         for j, seconds in watched.items():
             window = self._window(j) + (self.config.breaker_delay if tripped else 0)
             peer = self.at.peer[o][j]
-            if not self.keeps("the observer's own clock"):
-                seconds = s[self.at.row[j] + at.ROW_AGE] - at.ZERO
-            if seconds >= window:
+            by_the_database = s[self.at.row[j] + at.ROW_AGE] - at.ZERO
+            own_clock = self.keeps("the observer's own clock")
+            if (seconds if own_clock else by_the_database) >= window:
                 s[peer + at.RIPE] = counts[j] + (128 if tripped else 0)
 
     def _tripped(self, s: Frame, watched: dict[int, int]) -> bool:

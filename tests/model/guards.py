@@ -180,8 +180,8 @@ GUARDS = (
                  fence=1, lag=0, window=2, order=('cut', 'cut', 'stop'),
                  budgets={'cut': 2, 'stop': 1}, victims={'cut': (1, 2), 'stop': (0,)},
                  progress=False), None,
-          'It delays; what is declared without it has held as well. It keeps work from being blamed '
-          'for a fault of the network, and a fleet from being restarted by one.'),
+          'It delays; what is declared without it has held as well. It keeps work from being '
+          'blamed for a fault of the network, and a fleet from being restarted by one.'),
     Guard('the row leaves last', '`agent.py` `stop`',
           _pair(faults=1, budgets={'leave': 1}, ticks=0, progress=False), 13),
     Guard('the gate is shut before the row leaves', '`membership.py` `leave`',
@@ -195,7 +195,7 @@ GUARDS = (
           _watched(faults=1, budgets={'cut': 1}), 6),
     Guard('the gate before a write', '`work/native.py` `write`',
           _watched(faults=2, budgets={'cut': 1, 'stop': 1}), None,
-          'The WHERE protects. Without it an engine goes on with work that may be another\'s soon.'),
+          'The WHERE protects. Without it an engine goes on with work that may soon be of others.'),
     Guard('the gate before an acquisition', '`work/native.py` `acquire`',
           _watched(faults=2, budgets={'cut': 1, 'stop': 1}, acquires=True, owners=(-1,)), None,
           'The WHERE protects. Without it work is taken that cannot begin.'),

@@ -42,8 +42,8 @@ ZERO = 40
 
 # Of the world.
 TICKS, OUTAGE, FAULTS = range(3)
-BUDGETS = ('crash', 'stop', 'freeze', 'cut', 'outage', 'unclear', 'slow', 'look', 'step', 'failover',
-           'remove', 'leave')
+BUDGETS = ('crash', 'stop', 'freeze', 'cut', 'outage', 'unclear', 'slow', 'look', 'step',
+           'failover', 'remove', 'leave')
 _WORLD = 3 + len(BUDGETS)
 BUDGET = {name: 3 + number for number, name in enumerate(BUDGETS)}
 

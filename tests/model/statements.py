@@ -26,8 +26,8 @@ from tests.model import state as at
 from tests.model.config import Config
 from tests.model.state import Frame
 
-(ACQUIRE, WRITE, FINISH, DECLARE, TAKE_OVER, RECLAIM, PURGE, LEAVE, INSERT, JOURNAL,
- BEAT) = range(1, 12)
+(ACQUIRE, WRITE, FINISH, DECLARE, TAKE_OVER, RECLAIM, PURGE, LEAVE, INSERT,
+ JOURNAL) = range(1, 11)
 
 WATCHED, KERNEL = range(2)
 
@@ -50,7 +50,7 @@ class Statements:
             ACQUIRE: self._acquire, WRITE: self._write, FINISH: self._write,
             DECLARE: self._declare, TAKE_OVER: self._take_over, RECLAIM: self._reclaim,
             PURGE: self._purge, LEAVE: self._leave, INSERT: self._insert,
-            JOURNAL: self._journal, BEAT: self._late_beat}
+            JOURNAL: self._journal}
 
     def keeps(self, guard: str) -> bool:
         """Whether the protocol has this guard here."""
@@ -133,7 +133,7 @@ class Statements:
                 or (not was_live and self.keeps('live in the declaration'))
                 or not self._alive(s, actor, 'the actor is alive: declare', found_alive)):
             return False
-        mass = self.config.mass if self.config.mass else bool(evidence & 2)
+        mass = self.config.mass or bool(evidence & 2)
         self.tell('Declared', other, actor, count, s[row + at.ROW_COUNT],
                   'kernel' if evidence & 1 else 'watched', mass)
         self._judge_declaration(s, other, same, was_live, evidence & 1)
@@ -248,7 +248,6 @@ class Statements:
 
     def _purge(self, s: Frame, actor: int, other: int, second: int, third: int,
                found_alive: bool) -> bool:
-        row = self.at.row[other]
         owns = any(s[base + at.OWNER] == other + 1 for base in self.at.lock)
         if (not self.ended(s, other)
                 or (owns and self.keeps('purge only what owns nothing'))
@@ -294,10 +293,6 @@ class Statements:
         base = self.at.engine[e]
         s[base + at.CLEAN] = 1
         s[base + at.OUTAGE_SEEN] = 0
-
-    def _late_beat(self, s: Frame, actor: int, first: int, second: int, third: int,
-                   found_alive: bool) -> bool:
-        return self.beat(s, actor)
 
     def beat(self, s: Frame, e: int) -> bool:
         """Let a beat land; return whether there was a row that it may raise."""

@@ -27,12 +27,13 @@ _HEAD = """\
 Written by `python -m tests.model --guards`; a test keeps it true.
 
 A guard is a condition without which the protocol would be simpler. For each, the model in
-`tests/model` explores a small world twice: with all guards, where nothing may be broken in any state,
-and without this one. What is broken then, and by the shortest way, stands below. The invariants
-are: I1 one owner, I2 generations, I3 no write under an old generation, I4 the count that was seen, I5
-nobody robbed, I6 the dead start nothing, I7 the dead change nothing, I8 no work lost, I9 no work begun
-twice, I10 poison, I11 an outage robs and ends nobody, I13 who leaves has stopped, I14 nobody
-comes back under an old name, I15 no clock robs, I18 one row in the journal for each death.
+`tests/model` explores a small world twice: with all guards, where nothing may be broken in any
+state, and without this one. What is broken then, and by the shortest way, stands below. The
+invariants are: I1 one owner, I2 generations, I3 no write under an old generation, I4 the count
+that was seen, I5 nobody robbed, I6 the dead start nothing, I7 the dead change nothing, I8 no work
+lost, I9 no work begun twice, I10 poison, I11 an outage robs and ends nobody, I13 who leaves has
+stopped, I14 nobody comes back under an old name, I15 no clock robs, I18 one row in the journal
+for each death.
 
 Engines are a, b, c, locks x, y. Time passes in ticks; engines that are well beat in each.
 """
@@ -53,8 +54,8 @@ def find(guards: Iterable[Guard] = GUARDS) -> dict[str, Result]:
 def page(results: dict[str, Result]) -> str:
     """Return the whole page."""
     rows = [line(guard, results[guard.name]) for guard in GUARDS]
-    parts = [_HEAD, '| guard | where | its removal breaks | steps |', '|---|---|---|---|', *rows, '']
-    parts += ['## Guards that break nothing in the model', '']
+    parts = [_HEAD, '| guard | where | its removal breaks | steps |', '|---|---|---|---|', *rows]
+    parts += ['', '## Guards that break nothing in the model', '']
     parts += [f'* **{guard.name}**: {guard.reason}' for guard in GUARDS if guard.invariant is None]
     parts += ['', '## Shortest counterexamples', '']
     for guard in GUARDS:

@@ -56,6 +56,12 @@ _WORDS = {
     'give up': '{0} leaves with its work unfinished, and ends',
     'journal': '{0} journals the death of {1}',
 }
+_WORLD = {
+    ('outage', '1'): 'the database goes away',
+    ('outage', '2'): 'the database takes no more writes',
+    ('step', '20'): 'the clock of the database is stepped forward',
+    ('step', '-20'): 'the clock of the database is stepped back',
+}
 _LOCKS = {'call': '{0} acts outside the database for lock {1}',
           'gate': '{0} passes the gate, to work under lock {1}'}
 _SENT = {
@@ -92,20 +98,17 @@ def sentence(label: Label) -> str:
         what = _STATEMENTS[number].format(first=lock(first % 3), engine=engine(first % 5),
                                           second=second)
         return f'of {engine(actor)}, {what} lands'
-    if name == 'outage':
-        return ('the database goes away' if rest[0] == 1
-                else 'the database takes no more writes')
-    if name == 'step':
-        return f'the clock of the database is stepped {"on" if str(rest[0])[0] != "-" else "back"}'
+    if name in {'outage', 'step'}:
+        return _WORLD[name, str(rest[0])]
     if name in _WORDS:
         return _WORDS[name].format(*map(engine, rest))
     if name in _LOCKS:
         return _LOCKS[name].format(engine(rest[0]), lock(rest[1]))
-    how = _HOW[str(rest[-1])]
     if name in _SENT:
-        return _SENT[name].format(*map(engine, rest[:2 if name != 'join' else 1][:len(rest) - 1])
-                                  ) + how
-    return _SENT_LOCKS[name].format(engine(rest[0]), lock(rest[1])) + how
+        said = _SENT[name].format(*map(engine, rest[:-1][:2]))
+    else:
+        said = _SENT_LOCKS[name].format(engine(rest[0]), lock(rest[1]))
+    return said + _HOW[str(rest[-1])]
 
 
 def story(trace: Sequence[Label]) -> list[str]:

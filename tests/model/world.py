@@ -171,9 +171,8 @@ class World(Engines):
         base = self.at.engine[e]
         if s[base + at.PROCESS] != at.RUNNING:
             s[base + at.CLEAN] = 0
-        elif s[base + at.BEAT] and not s[at.OUTAGE]:
-            return
-        elif s[base + at.STATE] in {at.NEW, at.LEFT} or e in self.config.foreign:
+        elif ((s[base + at.BEAT] and not s[at.OUTAGE])
+              or s[base + at.STATE] in {at.NEW, at.LEFT} or e in self.config.foreign):
             return
         elif s[base + at.CUT]:
             s[base + at.CLEAN] = 0
