@@ -62,7 +62,7 @@ _VIEW = '`detection.py` `View.look`'
 
 GUARDS = (
     Guard('generation in each write', _WRITE, LATE, 3),
-    Guard('owner in each write', _WRITE, LATE, 1),
+    Guard('owner in each write', _WRITE, LATE, 3),
     Guard('the actor is alive: write', _WRITE, PROVED_LATE, 7),
     Guard('the actor is alive: acquire', '`db/locks.py` `acquire`, `_insert`',
           dataclasses.replace(PROVED_LATE, acquires=True, owners=(-1,)), 7),

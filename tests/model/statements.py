@@ -114,7 +114,7 @@ class Statements:
         if not same:
             self.broken(3, 'a write under an old generation is committed')
         elif not own:
-            self.broken(1, 'a write is committed by an engine that does not own the lock')
+            self.broken(3, 'a write is committed by an engine that does not own the lock')
         else:
             self._acted(s, actor, found_alive, 'has written under a lock')
         if ends:

@@ -25,8 +25,15 @@ from tests.model.world import Label, World
 
 SHORT = [guard for guard in GUARDS if not guard.long]
 
-# What a history cannot tell: whether a beat could have come, what would have come later.
-ONLY_THE_MODEL = {5, 8, 11, 15}
+# What a history alone does not show: that a beat could have come, that work would have been found
+# later, what a taker believes, which work was the poison.
+NOT_IN_HISTORIES = {
+    'a candidate from the future', 'a gap: an own beat that failed', 'a gap: an own pause',
+    'settle after a gap', 'the owner has ended, in the takeover', 'the claim from itself',
+    'claims from itself only what rests', 'generation in the claim from itself',
+    'owners relieved are asked about again', 'the age of the purge',
+    'purge only what owns nothing', 'one at a time after a death',
+    'no judgement of an unknown version'}
 
 
 @pytest.mark.parametrize('guard', SHORT, ids=lambda guard: guard.name)
@@ -41,10 +48,10 @@ def test_with_all_guards_nothing_is_broken_and_without_one_what_the_table_says(
     assert table.line(guard, without) in page
     for step in words.story(without.trace):
         assert step in page
-    if guard.invariant is not None and guard.invariant not in ONLY_THE_MODEL:
+    if guard.invariant is not None:
         history = telling.history(guard.config, without.trace, frozenset({guard.name}))
         faults = checker.check(history, telling.rules(guard.config, strict=True))
-        assert faults, 'the checker of real runs finds something, too'
+        assert bool(faults) == (guard.name not in NOT_IN_HISTORIES), faults
 
 
 def test_each_guard_stands_in_the_table_once() -> None:
