@@ -28,7 +28,9 @@ an error                   nothing is known and nobody is dead: tried again afte
 no row, and it says dead   the engine ends itself at once
 no row at all              somebody removed it.  While the last good beat is younger than
                            ``fence_time`` nobody can have called it dead, so it is written
-                           again; when it is older, that is not certain, and the engine ends
+                           again, with a count that nobody has seen, since one that was seen
+                           would be no sign of life; when it is older, that is not certain, and
+                           the engine ends
 =========================  ===========================================================
 
 Beats go on while the engine drains, until its last lock is released.  The row leaves
@@ -111,6 +113,7 @@ class Membership:
         self._clock = clock
         self._chance = chance
         self._count = 0
+        """Beats begun, so never fewer than the row has had."""
         self._failing = False
         self._withheld: str | None = None
         self._holding = False
@@ -177,9 +180,10 @@ class Membership:
 
     def _beat_once(self) -> bool:
         started = self._clock.now()
+        # One whose reply is lost counts too: others may have seen it.
+        self._count += 1
         if not self._members.beat(self.identity.engine_id):
             return False
-        self._count += 1
         self._good(started)
         return True
 
@@ -208,7 +212,7 @@ class Membership:
         if self.gate.held:
             self._end('has no row, and has not beaten for so long that it may be called dead')
         started = self._clock.now()
-        self._count += 1
+        # The count of the beat that has just changed no row.
         self._members.insert(self.identity, self._settings.report_interval,
                              self._settings.asked_fence_time, self._count)
         self._good(started)

@@ -208,6 +208,17 @@ def test_a_row_removed_under_a_live_engine_is_written_again(
     assert engine.gate.closes_at == clock.now() + SETTINGS.fence_time
 
 
+def test_a_row_written_again_has_a_count_that_nobody_has_seen(
+        engine: fakes.Engine, table: fakes.Table) -> None:
+    """I5: to an observer who saw the beat whose reply was lost, this is a sign of life too."""
+    table.lost_replies = 1
+    engine.membership.beat()
+    seen = table.rows['me'].report_count
+    table.remove('me')
+    engine.membership.beat()
+    assert table.rows['me'].report_count > seen
+
+
 def test_a_beat_that_changed_no_row_of_a_live_engine_is_made_again(
         engine: fakes.Engine, table: fakes.Table, clock: fakes.Clock,
         monkeypatch: pytest.MonkeyPatch) -> None:
