@@ -18,6 +18,7 @@ import datetime
 import pytest
 import sqlalchemy as sa
 
+from heat_liveness import engine as engines
 from heat_liveness import errors
 from heat_liveness.db import models
 from heat_liveness.db.members import Members
@@ -279,3 +280,74 @@ def test_the_journal_shows_the_newest_entries_oldest_first(bed: Bed) -> None:
     assert len(bed.journal.search(engine_id='judge')) == 5
     assert [entry.engine_id for entry in bed.journal.search(subject='engine:e1')] == ['e1']
     assert bed.journal.search(kind='takeover') == []
+
+
+def test_an_engine_that_writes_no_row_is_given_one_that_nobody_judges(bed: Bed) -> None:
+    process = engines.Process(
+        pid=0, start_time=0, pid_namespace=0, time_namespace=0, boot_id='')
+    row = bed.members.introduce('e1', 'host', 'host.domain', 'binary', 'topic', 60)
+    assert row is not None
+    assert row == dataclasses.replace(bed.row('e1'), age=row.age)
+    assert (row.host, row.hostname, row.binary, row.topic) == (
+        'host', 'host.domain', 'binary', 'topic')
+    assert (row.report_interval, row.fence_time, row.report_count, row.process) == (
+        60, 0, 0, process)
+    assert (row.state, row.protocol, row.mass) == ('up', engines.OBSERVED, False)
+    assert not row.judged
+    again = bed.members.introduce('e1', 'other', 'other', 'other', 'other', 1)
+    assert again == dataclasses.replace(row, age=again.age if again else 0)
+    bed.engine('e2')
+    kept = bed.members.introduce('e2', 'other', 'other', 'other', 'other', 1)
+    assert kept is not None
+    assert (kept.host, kept.judged) == ('host', True)
+    assert not bed.members.disown('e2'), 'it has a row of its own'
+    assert not bed.members.disown('nobody')
+    assert bed.members.disown('e1')
+    assert bed.members.read('e1') is None
+    assert bed.row('e2').live
+
+
+def test_the_eldest_is_the_first_of_its_kind_that_beats(bed: Bed) -> None:
+    observer = bed.identity('me')
+    assert bed.members.eldest(observer, 50) is None
+    names = ['dead', 'draining', 'late', 'b', 'a', 'younger']
+    for name in names:
+        bed.engine(name)
+    for name in ('other-topic', 'other-binary'):
+        bed.engine(name, topic='other' if name == 'other-topic' else 'topic')
+    with bed.database.transaction() as connection:
+        connection.execute(sa.update(models.service).filter_by(engine_id='other-binary')
+                           .values(binary='other'))
+    for seconds, name in enumerate(reversed([*names, 'other-topic', 'other-binary'])):
+        bed.shift(models.service, 'created_at', 100 + seconds, engine_id=name)
+    with bed.database.transaction() as connection:
+        # Two that joined in the same moment: the name decides, for all alike.
+        connection.execute(sa.update(models.service)
+                           .where(models.service.c.engine_id.in_(['a', 'b']))
+                           .values(created_at=bed.row('a').created_at))
+    bed.kill('dead')
+    bed.members.drain('draining')
+    bed.shift(models.service, 'updated_at', 100, engine_id='late')
+    assert bed.members.eldest(observer, 50) == 'a'
+    assert bed.members.eldest(observer, 150) == 'late'
+
+
+def test_the_endings_of_one_program_are_told_last_first(bed: Bed) -> None:
+    names = ['died', 'left', 'mass', 'b', 'a']
+    for name in [*names, 'live', 'undated', 'other-binary']:
+        bed.engine(name, topic=f'topic-of-{name}')
+    bed.members.leave('left')
+    for name in ('died', 'b', 'a', 'undated', 'other-binary'):
+        bed.kill(name)
+    bed.kill('mass', mass=True)
+    for seconds, name in enumerate(names):
+        bed.shift(models.service, 'declared_at', 100 * seconds, engine_id=name)
+    with bed.database.transaction() as connection:
+        for name, change in (('undated', {'declared_at': None}), ('other-binary', {'binary': 'x'}),
+                             ('b', {'declared_at': bed.row('a').declared_at})):
+            connection.execute(sa.update(models.service).filter_by(engine_id=name)
+                               .values(change))
+    endings = bed.members.endings('binary')
+    assert [(each.engine_id, each.blamed) for each in endings] == [
+        ('died', True), ('left', False), ('mass', False), ('a', True), ('b', True)]
+    assert [each.age for each in endings] == pytest.approx([0, 100, 200, 400, 400], abs=60)
