@@ -98,6 +98,10 @@ def test_a_lock_that_is_free_is_acquired_anew_under_the_next_generation(
     row = bed.locks.acquire('x', 'other', 2, 'e2')
     assert (row.generation, row.engine_id, row.task, row.arguments) == (2, 'e2', 'other', 2)
     assert (row.progress, row.reason, row.takeovers) == (None, None, 0)
+    taken = bed.locks.take_over(bed.kill('e2'), 'e1', 1, tainted=False)[0]
+    assert bed.locks.write(taken, status=status, engine_id=None)
+    row = bed.locks.acquire('x', 'task', None, 'e1')
+    assert (row.generation, row.history, row.takeovers) == (4, [], 0)
 
 
 @pytest.mark.parametrize('free', [True, False])
@@ -154,7 +158,11 @@ def test_a_takeover_moves_locks_raises_the_generation_by_one_and_blames(bed: Bed
     assert found(bed, 'e1-0002').engine_id == 'e1'
     (entry,) = bed.journal.search(kind='takeover')
     assert (entry.engine_id, entry.taken_by, entry.pieces) == ('e1', 'taker', 2)
+    assert (entry.generation, entry.status) == (0, 'done')
+    assert entry.subject.startswith('batch:')
     assert entry.detail == {'locks': [['e1-0000', 2, 0], ['e1-0001', 2, 0]]}
+    bed.locks.take_over(dead, 'taker', 1, tainted=False)
+    assert [each.generation for each in bed.journal.search(kind='takeover')] == [0, 2]
 
 
 def test_tainted_and_untainted_work_is_taken_apart(bed: Bed) -> None:
@@ -209,7 +217,8 @@ def test_quarantine_sets_aside_what_was_taken_over_too_often(bed: Bed) -> None:
     hold(bed, 'e1', 2)
     with bed.database.transaction() as connection:
         connection.execute(sa.update(models.lock).filter_by(name='e1-0000').values(takeovers=3))
-    assert [row.name for row in bed.locks.quarantine(bed.kill('e1'), 'taker', 3)] == ['e1-0000']
+    (aside,) = bed.locks.quarantine(bed.kill('e1'), 'taker', 3)
+    assert (aside.name, aside.takeovers) == ('e1-0000', 3)
     row = found(bed, 'e1-0000')
     assert (row.status, row.engine_id, row.generation) == ('quarantined', None, 2)
     assert row.reason == 'Its owner died 4 times in a row.'
@@ -217,6 +226,8 @@ def test_quarantine_sets_aside_what_was_taken_over_too_often(bed: Bed) -> None:
     assert found(bed, 'e1-0001').status == 'in_progress'
     (entry,) = bed.journal.search(kind='quarantine')
     assert (entry.subject, entry.generation, entry.engine_id) == ('lock:e1-0000', 2, 'e1')
+    assert (entry.pieces, entry.taken_by) == (1, 'taker')
+    assert entry.detail == {'locks': [['e1-0000', 2, 3]]}
     with pytest.raises(errors.LockHeld):
         bed.locks.acquire('e1-0000', 'task', None, 'taker')
 
@@ -227,8 +238,10 @@ def test_an_engine_claims_from_itself_under_the_next_generation(bed: Bed) -> Non
     first, second = hold(bed, 'e1', 2)
     assert bed.locks.write(second, progress='more')
     assert bed.locks.write(second, status='complete', engine_id=None)
-    assert [row.name for row in bed.locks.reclaim([first, second], 'e1')] == [first.name]
-    assert found(bed, first.name).generation == 2
+    (won,) = bed.locks.reclaim([first, second], 'e1')
+    stored = found(bed, first.name)
+    assert won == dataclasses.replace(stored, updated_at=won.updated_at)
+    assert stored.generation == 2
     assert not bed.locks.write(first, progress='late')
     assert bed.locks.reclaim([first], 'e1') == []
 
@@ -270,6 +283,8 @@ def test_an_operator_settles_what_nobody_owns(bed: Bed) -> None:
     assert (row.status, row.reason, row.generation) == ('failed', 'It is broken.', 3)
     (entry,) = bed.journal.search(kind='operator')
     assert (entry.subject, entry.generation, entry.taken_by) == ('lock:e1-0000', 3, 'operator')
+    assert (entry.engine_id, entry.pieces, entry.status) == (None, 1, 'done')
+    assert entry.detail == {'from': 'quarantined', 'to': 'failed', 'reason': 'It is broken.'}
 
 
 def test_a_retry_leaves_quarantined_work_to_the_engines(bed: Bed) -> None:
@@ -282,7 +297,12 @@ def test_a_retry_leaves_quarantined_work_to_the_engines(bed: Bed) -> None:
     assert not bed.locks.retry(row, bed.identity('operator-2')), 'it is not as it was read'
     assert bed.members.read('operator-2') is None
     left = bed.row('operator')
-    assert left.state == 'left'
+    assert (left.state, left.declared_by, left.evidence) == ('left', 'operator', 'operator')
+    assert (left.report_interval, left.fence_time, left.report_count) == (0, 0, 0)
+    assert left.declared_at is not None
+    (entry,) = bed.journal.search(kind='operator')
+    assert (entry.generation, entry.engine_id) == (3, 'operator')
+    assert entry.detail == {'from': 'quarantined', 'to': 'in_progress', 'reason': None}
     (won,) = bed.locks.take_over(left, 'taker', 1, tainted=False)
     assert (won.generation, won.takeovers, won.status) == (4, 0, 'in_progress')
 
