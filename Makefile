@@ -24,7 +24,7 @@ help:
 	@echo 'make test-faults  the fault tests, at most $(FAULTS_TIMEOUT)'
 	@echo 'make bench        the measurements'
 	@echo 'make cover        the tests, with their coverage'
-	@echo 'make mutate       break the code that decides, and see the tests fail; hours'
+	@echo 'make mutate       break the code that decides, and see the tests fail; an hour at most'
 	@echo 'make lint         ruff, mypy and the layers'
 	@echo 'make sample       write heat_liveness.conf.sample anew'
 	@echo 'make clean        remove what the other targets made'

@@ -12,11 +12,12 @@
 
 """Breaks the modules that decide, one small change at a time, and runs their tests on each.
 
-mutmut does the work, as ``[tool.mutmut]`` in pyproject.toml says.  It leaves decorated functions
-alone, and with them every property, where many of the decisions stand.  So it is given a copy
-in which ``@property`` above a method is ``name = property(name)`` below it.
+mutmut does the work.  It leaves decorated functions alone, and with them every property, where
+many of the decisions stand.  So it is given a copy in which ``@property`` above a method is
+``name = property(name)`` below it.  Each module has a copy of its own, and is run against the
+tests that are there for it: what a module promises should be noticed beside it, and soon.
 
-The copy stays in ``.mutation``, with what is known of each mutant; a run that its time ends goes
+The copies stay in ``.mutation``, with what is known of each mutant; a run that its time ends goes
 on where it ended.
 """
 
@@ -30,64 +31,96 @@ import pathlib
 import signal
 import subprocess
 import sys
-import tomllib
+import time
 from collections.abc import Iterator, Sequence
+
+TESTS = {
+    'takeover': 'unit/test_takeover.py',
+    'membership': 'unit/test_membership.py',
+    'conf': 'unit/test_conf.py',
+    'fence': 'unit/test_fence.py',
+    'detection': 'unit/test_detection.py',
+    'db/members': 'databases/test_members.py',
+    'db/locks': 'databases/test_locks.py',
+    'work/native': 'unit/test_native.py',
+}
+"""The modules that decide, the quickest first, and the tests of each."""
+
+SETTINGS = r"""
+[tool.mutmut]
+source_paths = ["heat_liveness"]
+only_mutate = ["heat_liveness/{module}.py"]
+do_not_mutate_patterns = [
+    '\bLOG\.',                # what a log says is read by people
+    '^ *raise errors\.\w+\(',  # and so is an error: its class is raised, whatever it says
+]
+also_copy = ["migrations"]
+# What is done to real servers is not done to a thousand mutants.
+pytest_add_cli_args = ["-m", "not mariadb and not postgresql", "--timeout=40"]
+pytest_add_cli_args_test_selection = ["tests/{tests}"]
+process_isolation = "forkserver"  # threads that tests leave behind are not forked
+timeout_multiplier = 2.0
+timeout_constant = 45.0
+use_git_change_detection = false
+on_dependency_change = "ignore"
+"""
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PLACE = ROOT / '.mutation'
 MUTMUT = str(pathlib.Path(sys.executable).with_name('mutmut'))
-STATS = PLACE / 'mutants' / 'mutmut-stats.json'
-COPIED = ('heat_liveness', 'migrations', 'tests', 'pyproject.toml')
 OUTCOMES = {None: 'left', 0: 'survived', 1: 'killed', 3: 'killed', 33: 'no tests'}
 """What mutmut's numbers mean; any other is the end of a process that had to be ended."""
 
 
 def main() -> int:
-    """Run what has not run yet, or what is asked for; show what became of all."""
+    """Run what has not run yet, or what survived; show what became of all."""
     parser = argparse.ArgumentParser(description='Break the code, and see whether a test fails.')
-    parser.add_argument('names', nargs='*', metavar='NAME',
-                        help='run these, with * for any text, whatever became of them before')
-    parser.add_argument('--again', action='store_true', help='run what survived before')
-    parser.add_argument('--show', action='store_true', help='only show what survived')
+    parser.add_argument('modules', nargs='*', metavar='MODULE',
+                        help=f'some of {", ".join(TESTS)}; all if none is named')
+    parser.add_argument('--again', action='store_true', help='run what survived, and no others')
+    parser.add_argument('--show', action='store_true', help='run nothing, show what survived')
     parser.add_argument('--minutes', type=float, default=60.0, help='end after so long')
     options = parser.parse_args()
+    modules = options.modules or list(TESTS)
+    ends = time.monotonic() + options.minutes * 60
     status = 0
-    if not options.show:
-        _copy()
-        names = [*options.names, *(_survivors() if options.again else [])]
-        if names or not options.again:
-            status = _run(names, options.minutes)
-    for name in _survivors():
-        subprocess.run([MUTMUT, 'show', name], cwd=PLACE, check=True)
+    for module in modules:
+        if options.show:
+            for name in _survivors(module):
+                subprocess.run([MUTMUT, 'show', name], cwd=PLACE / module, check=True)
+        elif not options.again or _survivors(module):
+            _copy(module)
+            names = _survivors(module) if options.again else []
+            status = max(status, _run(module, names, ends))
     print(_table())
     return status
 
 
-def _copy() -> None:
-    """Bring the copy up to date; what has not changed is left, and mutmut knows it by that."""
+def _copy(module: str) -> None:
+    """Bring a module's copy up to date; mutmut sees what has changed, but in the tests."""
+    place = PLACE / module
     moved = False
     for path in _files():
         text = path.read_text()
-        if path.suffix == '.py' and ROOT / 'heat_liveness' in path.parents:
+        if path == ROOT / 'heat_liveness' / f'{module}.py':
             text = undecorated(text)
-        copy = PLACE / path.relative_to(ROOT)
+        if path.name == 'pyproject.toml':
+            text += SETTINGS.format(module=module, tests=TESTS[module])
+        copy = place / path.relative_to(ROOT)
         if not copy.exists() or copy.read_text() != text:
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_text(text)
             moved = moved or 'tests' in path.parts
     if moved:
         # Which test runs which function has to be found out anew.
-        STATS.unlink(missing_ok=True)
+        (place / 'mutants' / 'mutmut-stats.json').unlink(missing_ok=True)
 
 
 def _files() -> Iterator[pathlib.Path]:
-    for name in COPIED:
-        path = ROOT / name
-        if path.is_file():
-            yield path
-        else:
-            yield from (each for each in path.rglob('*')
-                        if each.is_file() and '__pycache__' not in each.parts)
+    yield ROOT / 'pyproject.toml'
+    for name in ('heat_liveness', 'migrations', 'tests'):
+        yield from (path for path in (ROOT / name).rglob('*')
+                    if path.is_file() and '__pycache__' not in path.parts)
 
 
 def undecorated(source: str) -> str:
@@ -102,11 +135,11 @@ def undecorated(source: str) -> str:
     return ''.join(lines)
 
 
-def _run(names: Sequence[str], minutes: float) -> int:
-    process = subprocess.Popen([MUTMUT, 'run', '--max-children', '1', *names], cwd=PLACE,
-                               stdout=sys.stderr, start_new_session=True)
+def _run(module: str, names: Sequence[str], ends: float) -> int:
+    process = subprocess.Popen([MUTMUT, 'run', '--max-children', '1', *names],
+                               cwd=PLACE / module, stdout=sys.stderr, start_new_session=True)
     try:
-        return process.wait(minutes * 60)
+        return process.wait(max(0.0, ends - time.monotonic()))
     except subprocess.TimeoutExpired:
         print('The time is over; another run goes on from here.', file=sys.stderr)
         return 1
@@ -117,29 +150,26 @@ def _run(names: Sequence[str], minutes: float) -> int:
         process.wait()
 
 
-def _outcomes() -> Iterator[tuple[str, str, str]]:
-    """Return module, name and outcome of each mutant."""
-    settings = tomllib.loads((ROOT / 'pyproject.toml').read_text())['tool']['mutmut']
-    for module in settings['only_mutate']:
-        known = PLACE / 'mutants' / f'{module}.meta'
-        codes = json.loads(known.read_text())['exit_code_by_key'] if known.exists() else {}
-        for name, code in codes.items():
-            yield module, name, OUTCOMES.get(code, 'timed out')
+def _outcomes(module: str) -> dict[str, str]:
+    """Return what became of each mutant of a module."""
+    known = PLACE / module / 'mutants' / 'heat_liveness' / f'{module}.py.meta'
+    codes = json.loads(known.read_text())['exit_code_by_key'] if known.exists() else {}
+    return {name: OUTCOMES.get(code, 'timed out') for name, code in codes.items()}
 
 
-def _survivors() -> list[str]:
-    return [name for _, name, outcome in _outcomes() if outcome not in {'killed', 'left'}]
+def _survivors(module: str) -> list[str]:
+    return [name for name, outcome in _outcomes(module).items()
+            if outcome not in {'killed', 'left'}]
 
 
 def _table() -> str:
-    counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    for module, _, outcome in _outcomes():
-        counts[module].update(('mutants', outcome))
-        counts['all'].update(('mutants', outcome))
     columns = ('mutants', 'killed', 'timed out', 'survived', 'no tests', 'left')
     rows = ['| module | ' + ' | '.join(columns) + ' |', '|---' * (len(columns) + 1) + '|']
-    rows += [f'| {name} | ' + ' | '.join(str(count[column]) for column in columns) + ' |'
-             for name, count in sorted(counts.items(), key=lambda item: item[0] == 'all')]
+    counts = {module: collections.Counter(_outcomes(module).values()) for module in TESTS}
+    counts['all'] = sum(counts.values(), collections.Counter())
+    for module, count in counts.items():
+        count['mutants'] = count.total()
+        rows.append(f'| {module} | ' + ' | '.join(str(count[each]) for each in columns) + ' |')
     return '\n'.join(rows)
 
 
