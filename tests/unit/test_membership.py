@@ -92,13 +92,16 @@ def test_from_the_join_on_the_kernel_may_end_an_engine_unless_it_certainly_faile
     assert one.timer.due == table.clock.now() + SETTINGS.fence_time + 1
 
 
-def test_a_join_whose_reply_was_lost_is_found_by_the_next(table: fakes.Table) -> None:
+def test_a_join_whose_reply_was_lost_is_found_by_the_next(
+        table: fakes.Table, caplog: pytest.LogCaptureFixture) -> None:
     one = fakes.Engine('me', table)
     table.lost_replies = 1
     with pytest.raises(errors.UnclearOutcome):
         one.membership.join()
     assert one.membership.state is State.JOINING
     assert one.gate.held, 'it may have a row, so it must heed the gate'
+    one.membership.watch()
+    assert levels(caplog) == [logging.WARNING], 'it holds, and says so'
     one.membership.join()
     assert one.membership.state is State.JOINED
     one.gate.check()
@@ -197,8 +200,12 @@ def test_a_beat_that_fails_is_tried_again_soon_and_kills_nobody(
     assert engine.membership.failures == 5
     assert levels(caplog) == [logging.WARNING]
     table.error = None
-    assert engine.membership.beat() == pytest.approx(SETTINGS.report_interval)
+    for _ in range(2):
+        assert engine.membership.beat() == pytest.approx(SETTINGS.report_interval)
     assert levels(caplog) == [logging.WARNING, logging.INFO]
+    table.error = AWAY
+    engine.membership.beat()
+    assert levels(caplog) == [logging.WARNING, logging.INFO, logging.WARNING]
 
 
 @pytest.mark.parametrize('error', [
