@@ -305,6 +305,97 @@ def test_a_retry_leaves_quarantined_work_to_the_engines(bed: Bed) -> None:
     assert entry.detail == {'from': 'quarantined', 'to': 'in_progress', 'reason': None}
     (won,) = bed.locks.take_over(left, 'taker', 1, tainted=False)
     assert (won.generation, won.takeovers, won.status) == (4, 0, 'in_progress')
+    assert won.reason is None
+
+
+def test_an_operator_settles_what_is_as_he_has_read_it_and_nothing_else(bed: Bed) -> None:
+    bed.engine('e1')
+    held = bed.locks.acquire('x', 'task', None, 'e1')
+    beside = bed.locks.acquire('y', 'task', None, 'e1')
+    for row in (held, beside):
+        assert bed.locks.write(row, status='failed', engine_id=None)
+    assert not bed.locks.settle(held, 'released', None), 'it is in progress no more'
+    read, beside = found(bed, 'x'), found(bed, 'y')
+    again = bed.locks.acquire('x', 'task', None, 'e1')
+    assert bed.locks.write(again, status='failed', engine_id=None)
+    assert not bed.locks.settle(read, 'released', None), 'it has been held since'
+    assert bed.locks.settle(found(bed, 'x'), 'released', None)
+    assert found(bed, 'y') == beside
+
+
+@pytest.mark.parametrize('change', [
+    'acquire', 'write', 'take_over', 'reclaim', 'quarantine', 'settle', 'retry'])
+def test_each_change_of_a_lock_is_dated(bed: Bed, change: str) -> None:
+    bed.engine('e1')
+    bed.engine('taker')
+    row = bed.locks.acquire('x', 'task', None, 'e1')
+    if change in {'acquire', 'settle', 'retry'}:
+        assert bed.locks.write(row, status='failed', engine_id=None)
+    dead = bed.kill('e1') if change in {'take_over', 'quarantine'} else bed.row('e1')
+    row = found(bed, 'x')
+    bed.shift(models.lock, 'updated_at', 1000, name='x')
+    assert {'acquire': lambda: bed.locks.acquire('x', 'task', None, 'e1'),
+            'write': lambda: bed.locks.write(row, progress=1),
+            'take_over': lambda: bed.locks.take_over(dead, 'taker', 1, tainted=False),
+            'reclaim': lambda: bed.locks.reclaim([row], 'e1'),
+            'quarantine': lambda: bed.locks.quarantine(dead, 'taker', 0),
+            'settle': lambda: bed.locks.settle(row, 'released', None),
+            'retry': lambda: bed.locks.retry(row, bed.identity('operator'))}[change]()
+    changed = found(bed, 'x')
+    assert changed.created_at == row.created_at
+    assert changed.updated_at >= row.updated_at
+
+
+def test_a_line_of_the_history_that_says_less_is_shown_too(bed: Bed) -> None:
+    bed.engine('e1')
+    bed.locks.acquire('x', 'task', None, 'e1')
+    with bed.database.transaction() as connection:
+        connection.execute(sa.update(models.lock).values(history='{}\n{"state": "left"}\n'))
+    nothing = {'engine_id': None, 'state': None, 'taken_by': None}
+    assert found(bed, 'x').history == [nothing, {**nothing, 'state': 'left'}]
+
+
+def test_a_write_under_one_lock_leaves_the_others_of_its_owner(bed: Bed) -> None:
+    bed.engine('e1')
+    first, second = (bed.locks.acquire(name, 'task', None, 'e1') for name in 'xy')
+    assert bed.locks.write(first, progress=1)
+    assert found(bed, 'y') == second
+
+
+def test_arguments_and_progress_have_a_longest_length(bed: Bed) -> None:
+    bed.engine('e1')
+    longest = 'x' * (lock_statements.MOST_CHARACTERS - 2)
+    row = bed.locks.acquire('x', 'task', longest, 'e1')
+    assert bed.locks.write(row, progress=longest)
+    assert found(bed, 'x').progress == longest
+    with pytest.raises(errors.DataRefused, match='of 1000001 characters in JSON are more than'):
+        bed.locks.write(row, progress=longest + 'x')
+    with pytest.raises(errors.DataRefused):
+        bed.locks.acquire('y', 'task', longest + 'x', 'e1')
+
+
+def test_locks_are_shown_oldest_first_and_no_more_than_asked_for(bed: Bed) -> None:
+    for name in ('e1', 'e2'):
+        bed.engine(name)
+        hold(bed, name, 2)
+    assert [row.name for row in bed.locks.search()] == [
+        'e1-0000', 'e1-0001', 'e2-0000', 'e2-0001']
+    assert [row.name for row in bed.locks.search(limit=3)] == ['e1-0000', 'e1-0001', 'e2-0000']
+    assert [row.name for row in bed.locks.search(engine_id='e2', limit=1)] == ['e2-0000']
+    assert bed.locks.search(status='failed') == []
+
+
+def test_no_batch_is_larger_than_a_transaction_may_be(
+        bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_statements, 'MOST_ROWS', 2)
+    bed.engine('e1')
+    bed.engine('taker')
+    hold(bed, 'e1', 5)
+    dead = bed.kill('e1')
+    assert [row.name for row in bed.locks.take_over(dead, 'taker', 9, tainted=False)] == [
+        'e1-0000', 'e1-0001']
+    assert [row.name for row in bed.locks.quarantine(dead, 'taker', 0)] == ['e1-0002', 'e1-0003']
+    assert [row.name for row in bed.locks.take_over(dead, 'taker', 9, tainted=False)] == ['e1-0004']
 
 
 # At once.
