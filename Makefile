@@ -3,15 +3,17 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+MUTATE_ARGS ?=
 FAULTS_TIMEOUT ?= $(if $(LONG),65m,15m)
 export PYTHON
 
 BIN = $(VENV)/bin
 # The programs alone: the package mariadb-server would bring a service and its data along.
 MARIADB = mariadb-server-core mariadb-client-core
-REQUIREMENTS = setup.py pyproject.toml requirements.txt test-requirements.txt
+REQUIREMENTS = setup.py pyproject.toml requirements.txt test-requirements.txt \
+    mutation-requirements.txt
 
-.PHONY: help demo test test-heat test-heat-versions test-faults bench cover lint sample clean
+.PHONY: help demo test test-heat test-heat-versions test-faults bench cover mutate lint sample clean
 
 help:
 	@echo 'make demo         show a takeover'
@@ -22,6 +24,7 @@ help:
 	@echo 'make test-faults  the fault tests, at most $(FAULTS_TIMEOUT)'
 	@echo 'make bench        the measurements'
 	@echo 'make cover        the tests, with their coverage'
+	@echo 'make mutate       break the code that decides, and see the tests fail; an hour at most'
 	@echo 'make lint         ruff, mypy and the layers'
 	@echo 'make sample       write heat_liveness.conf.sample anew'
 	@echo 'make clean        remove what the other targets made'
@@ -34,6 +37,10 @@ $(VENV)/stamp-demo: $(REQUIREMENTS)
 $(VENV)/stamp-test: $(REQUIREMENTS)
 	@tools/venv.sh $(VENV) mysql,postgresql,demo,test
 	@touch $@ $(VENV)/stamp-demo
+
+$(VENV)/stamp-mutation: $(VENV)/stamp-test
+	@tools/venv.sh $(VENV) mysql,postgresql,demo,test,mutation
+	@touch $@
 
 demo: $(VENV)/stamp-demo
 	@$(BIN)/heat-liveness-demo $(DEMO_ARGS)
@@ -65,6 +72,9 @@ cover: $(VENV)/stamp-test
 	    --ignore=tests/faults --cov --cov-report=term-missing \
 	    $(PYTEST_ARGS)
 
+mutate: $(VENV)/stamp-mutation
+	$(BIN)/python tools/mutate.py $(MUTATE_ARGS)
+
 lint: $(VENV)/stamp-test
 	$(BIN)/ruff check
 	$(BIN)/mypy
@@ -74,6 +84,6 @@ sample: $(VENV)/stamp-test
 	$(BIN)/oslo-config-generator --config-file config-generator.conf
 
 clean:
-	rm -rf $(VENV) .heatlab .tox build dist *.egg-info htmlcov .coverage* .hypothesis \
+	rm -rf $(VENV) .heatlab .mutation .tox build dist *.egg-info htmlcov .coverage* .hypothesis \
 	    .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
