@@ -229,11 +229,24 @@ class NativeWork:
         try:
             strays = [row for row in self._locks.search(engine_id=self._me)
                       if self._idle(row.name)]
+            chosen = self._together(strays)[:self.room()]
+            self.doubts = len(chosen) < len(strays)
             # A task that ended between the two looks is no stray: its row has changed.
-            return self._start(self._locks.reclaim(strays[:self.room()], self._me))
+            return self._start(self._locks.reclaim(chosen, self._me))
         except errors.UnclearOutcome:
             self.doubts = True
             raise
+
+    def _together(self, strays: list[LockRow]) -> list[LockRow]:
+        """Return those that may run beside what runs and beside each other, as after a takeover.
+
+        A takeover whose reply was lost may be found when other tainted work runs already.
+        """
+        fresh = [row for row in strays if not row.takeovers]
+        if self._runs_tainted():
+            return fresh
+        batch = [row for row in strays if row.takeovers == 1]
+        return fresh + (batch or [row for row in strays if row.takeovers > 1][:1])
 
     def search(self) -> None:
         """Do nothing: what is in progress here has an owner, always."""

@@ -483,7 +483,9 @@ class World(Engines):
             row, held = self.at.lock[lock], self.at.held[e][lock]
             mine = state[row + at.OWNER] == e + 1 and state[row + at.STATUS] == at.IN_PROGRESS
             if mine and self.keeps('the claim from itself') and (
-                    not state[held] or not self.keeps('claims from itself only what rests')):
+                    not state[held] or not self.keeps('claims from itself only what rests')) and (
+                    not state[row + at.TAKEOVERS] or not self._runs_tainted(state, e)
+                    or not self.keeps('one at a time from itself, too')):
                 yield from self._reclaims(state, e, lock)
         if not self.open(bytearray(state), e, 'the gate before a takeover'):
             return
@@ -534,8 +536,10 @@ class World(Engines):
                 state[self.at.lock[k] + at.TAKEOVERS] >= self.config.max_takeovers]
 
     def _next_tainted(self, state: bytes, e: int, j: int, theirs: list[int]) -> list[int]:
-        runs_one = any(state[held] and state[held + at.TAINTED] for held in self.at.held[e])
-        return [] if runs_one else theirs[:1]
+        return [] if self._runs_tainted(state, e) else theirs[:1]
+
+    def _runs_tainted(self, state: bytes, e: int) -> bool:
+        return any(state[held] and state[held + at.TAINTED] for held in self.at.held[e])
 
     def _takes(self, state: bytes, e: int, j: int, batch: list[int]) -> Iterator[Move]:
         locks = sum(1 << k for k in batch)

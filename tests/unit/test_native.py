@@ -480,6 +480,25 @@ def test_tainted_work_runs_one_at_a_time(
     wait_until(lambda: len(handlers.runs) == 5, 30, 'All runs')
 
 
+def test_tainted_work_is_claimed_from_oneself_one_at_a_time(
+        database: Database, locks: Locks, handlers: Handlers, node: Node) -> None:
+    """I10: a takeover whose reply was lost is found when other tainted work runs already."""
+    first, second = Node(database, 'first', handlers), Node(database, 'second', handlers)
+    for name in 'xy':
+        first.work.acquire(name, 'wait')
+    second.work._pool.submit = lambda *a, **n: None  # type: ignore[assignment]
+    assert second.work.claim(first.die()).pieces == 2
+    dead = second.die()
+    real = node.work._locks.take_over
+    won = real(dead, node.name, 1, tainted=True)
+    assert node.work.claim(dead).pieces == 1
+    assert node.work.reclaim() == 0, f'{won[0].name} waits'
+    assert node.work.doubts, 'and is looked for again at the next scan'
+    handlers.go_on.set()
+    wait_until(node.work.reclaim, 30, 'The end of the other')
+    wait_until(lambda: not locks.search(status='in_progress'), 30, 'Both runs')
+
+
 @pytest.mark.parametrize('end', ['left', 'mass'])
 def test_nobody_is_blamed_when_owners_leave_or_die_in_a_mass(
         database: Database, locks: Locks, handlers: Handlers, end: str) -> None:
