@@ -9,7 +9,7 @@ export PYTHON
 BIN = $(VENV)/bin
 # The programs alone: the package mariadb-server would bring a service and its data along.
 MARIADB = mariadb-server-core mariadb-client-core
-GALERA = galera-4
+GALERA = galera-4 haproxy
 REQUIREMENTS = setup.py pyproject.toml requirements.txt test-requirements.txt
 
 .PHONY: help demo test test-heat test-heat-versions test-faults bench cover lint sample clean

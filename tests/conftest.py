@@ -17,6 +17,7 @@ pytest-xdist each worker has its own.  Where a server is not installed the test 
 test proves nothing.
 """
 
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import TypeVar
@@ -24,9 +25,9 @@ from typing import TypeVar
 import pytest
 
 from tests.bed import galera as galera_bed
+from tests.bed import haproxy, server
 from tests.bed import mariadb as mariadb_bed
 from tests.bed import postgresql as postgresql_bed
-from tests.bed import server
 
 S = TypeVar('S', server.Server, galera_bed.Cluster)
 
@@ -56,6 +57,14 @@ def postgresql_server() -> Iterator[postgresql_bed.PostgreSQL]:
 def galera_cluster() -> Iterator[galera_bed.Cluster]:
     """Three nodes for the whole session; a test takes ``galera``."""
     yield from _served(galera_bed.Cluster)
+
+
+@pytest.fixture(scope='session')
+def galera_proxy(galera_cluster: galera_bed.Cluster) -> Iterator[haproxy.HAProxy]:
+    """A proxy that sends each connection to another node of the cluster, in turn."""
+    proxy = haproxy.HAProxy(galera_cluster.nodes, single_writer=False)
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture
@@ -94,11 +103,20 @@ def database_server(request: pytest.FixtureRequest) -> server.Server:
     pytest.param('sqlite', marks=pytest.mark.sqlite),
     pytest.param('mariadb', marks=pytest.mark.mariadb),
     pytest.param('postgresql', marks=pytest.mark.postgresql),
+    # As long again as all others together; what is different there has tests of its own.
+    *([pytest.param('galera', marks=pytest.mark.galera)] if os.environ.get('LONG') else []),
 ])
 def database_url(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[str]:
     """The SQLAlchemy URL of an empty database, on each kind of database in turn."""
     if request.param == 'sqlite':
         yield f'sqlite:///{tmp_path}/liveness.sqlite'
+        return
+    if request.param == 'galera':
+        proxy: haproxy.HAProxy = request.getfixturevalue('galera_proxy')
+        cluster: galera_bed.Cluster = request.getfixturevalue('galera_cluster')
+        url = cluster.create_database()
+        yield proxy.url(url)
+        cluster.drop_database(url)
         return
     found: server.Server = request.getfixturevalue(request.param)
     url = found.create_database()

@@ -30,6 +30,7 @@ missing_of() {
 # The services that a package brings along, which Debian would start at the next boot.
 units_of() {
     case $1 in
+        haproxy) echo haproxy.service ;;
         postgresql) echo postgresql.service ;;
         rabbitmq-server) echo rabbitmq-server.service epmd.service epmd.socket ;;
     esac
