@@ -30,7 +30,7 @@ import sqlalchemy as sa
 from heat_liveness import engine as engines
 from heat_liveness import errors
 from heat_liveness.db import models, stored, times
-from heat_liveness.db.database import Database
+from heat_liveness.db.database import Database, again_if_contended
 from heat_liveness.db.members import ServiceRow, alive, ended, joining
 
 _t = models.lock
@@ -115,6 +115,8 @@ class Locks:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._apart = False
+        """Whether others take over whom no row lock keeps away, so that each begins elsewhere."""
 
     def acquire(self, name: str, task: str, arguments: object, engine_id: str) -> LockRow:
         """Take a lock that nobody holds, with the work to do under it.
@@ -205,6 +207,7 @@ class Locks:
                     sa.exists(sa.select(_t.c.id).where(
                         _t.c.engine_id == service.c.engine_id)))))
 
+    @again_if_contended
     def take_over(self, owner: ServiceRow, taker_id: str, limit: int,
                   tainted: bool) -> list[HeldLock]:
         """Move at most ``limit`` locks of an ended engine to the taker; return those it won.
@@ -217,6 +220,14 @@ class Locks:
         :param tainted: take work whose owner has died before, instead of work whose
             owners have not
         """
+        try:
+            return self._take_over(owner, taker_id, limit, tainted)
+        except errors.Contended:
+            self._apart = True
+            raise
+
+    def _take_over(self, owner: ServiceRow, taker_id: str, limit: int,
+                   tainted: bool) -> list[HeldLock]:
         fits = _t.c.takeovers > 0 if tainted else _t.c.takeovers == 0
         with self._database.transaction() as connection:
             rows = self._lock(connection, owner, fits, min(limit, MOST_ROWS))
@@ -239,13 +250,15 @@ class Locks:
         Whatever statement of its own may still be on the way under the old generation
         then changes nothing.
         """
-        won = []
-        for row in rows:
-            with self._database.transaction() as connection:
-                if self._move(connection, [row], engine_id, engine_id, sa.true()):
-                    won.append(dataclasses.replace(row, generation=row.generation + 1))
-        return won
+        return [dataclasses.replace(row, generation=row.generation + 1) for row in rows
+                if self._reclaim(row, engine_id)]
 
+    @again_if_contended
+    def _reclaim(self, row: HeldLock, engine_id: str) -> bool:
+        with self._database.transaction() as connection:
+            return self._move(connection, [row], engine_id, engine_id, sa.true())
+
+    @again_if_contended
     def quarantine(self, owner: ServiceRow, taker_id: str, max_takeovers: int) -> list[HeldLock]:
         """Set aside what has been taken over too often from owners that died.
 
@@ -266,11 +279,13 @@ class Locks:
                                             [row]))
         return rows
 
+    @again_if_contended
     def settle(self, row: LockRow, status: str, reason: str | None) -> bool:
         """Change a lock that nobody owns, for an operator; return whether it was as read."""
         with self._database.transaction() as connection:
             return self._settle(connection, row, status, reason)
 
+    @again_if_contended
     def retry(self, row: LockRow, operator: engines.Identity) -> bool:
         """Leave the work of a lock that nobody owns to the engines; return whether it was as read.
 
@@ -318,15 +333,24 @@ class Locks:
         equals a constant out of ORDER BY, and then walks the primary key past the locks of
         all others where the owner has a fair share of the table.  A range keeps the column in.
         MariaDB would sort the range.
+
+        On Galera no survivor sees what those on other nodes have locked: where all begin with the
+        lowest id, only those on one node get on.  Whoever was in vain once begins somewhere
+        from then on, and goes round.
         """
-        statement = sa.select(*_HELD).where(fits, ended(owner.engine_id)).limit(limit)
+        statement = sa.select(*_HELD).where(fits, ended(owner.engine_id))
         if self._database.backend == 'postgresql':
-            statement = (statement.where(_t.c.engine_id.between(owner.engine_id, owner.engine_id))
-                         .order_by(_t.c.engine_id, _t.c.id))
-        else:
-            statement = statement.where(_t.c.engine_id == owner.engine_id).order_by(_t.c.id)
-        rows = connection.execute(statement.with_for_update(skip_locked=True)).all()
-        return [HeldLock(*row) for row in rows]
+            return _held(connection, statement.where(
+                _t.c.engine_id.between(owner.engine_id, owner.engine_id))
+                .order_by(_t.c.engine_id, _t.c.id), limit)
+        statement = statement.where(_t.c.engine_id == owner.engine_id).order_by(_t.c.id)
+        if not self._apart:
+            return _held(connection, statement, limit)
+        start = _somewhere(connection, owner.engine_id)
+        rows = _held(connection, statement.where(_t.c.id >= start), limit)
+        if len(rows) < limit:
+            rows += _held(connection, statement.where(_t.c.id < start), limit - len(rows))
+        return rows
 
     @staticmethod
     def _move(connection: sa.Connection, rows: Sequence[HeldLock],
@@ -347,6 +371,20 @@ class Locks:
                        _t.c.engine_id == owner_id, condition, alive(taker_id))
                 .values(**values)).rowcount
         return changed == len(rows)
+
+
+def _held(connection: sa.Connection, statement: sa.Select[Any], limit: int) -> list[HeldLock]:
+    """Lock so many rows that nobody else has locked."""
+    found = connection.execute(statement.limit(limit).with_for_update(skip_locked=True)).all()
+    return [HeldLock(*row) for row in found]
+
+
+def _somewhere(connection: sa.Connection, engine_id: str) -> int:
+    """Return a random number in the range of an engine's locks.  Two probes of the index."""
+    first, last = connection.execute(
+        sa.select(sa.func.coalesce(sa.func.min(_t.c.id), 0), sa.func.coalesce(
+            sa.func.max(_t.c.id), 0)).where(_t.c.engine_id == engine_id)).one()
+    return int(first + uuid.uuid4().int % (last - first + 1))
 
 
 def _as_read(rows: Sequence[HeldLock]) -> list[sa.ColumnElement[bool]]:

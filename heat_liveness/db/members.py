@@ -28,7 +28,7 @@ import sqlalchemy as sa
 from heat_liveness import engine as engines
 from heat_liveness import errors
 from heat_liveness.db import models, times
-from heat_liveness.db.database import Database
+from heat_liveness.db.database import Database, again_if_contended
 
 _t = models.service
 _SHOWN = (*_t.c, times.age(_t.c.updated_at).label('age'))
@@ -205,7 +205,7 @@ class Members:
 
     def read(self, engine_id: str) -> ServiceRow | None:
         """Return a row as it stands after all that was committed before, or None."""
-        with self._database.fresh() as connection:
+        with self._database.autocommit() as connection:
             row = connection.execute(
                 sa.select(*_SHOWN).where(_t.c.engine_id == engine_id)).first()
         return None if row is None else _row(row)
@@ -283,6 +283,7 @@ class Members:
         return ({row.boot_id or row.hostname for row in rows},
                 {row.boot_id or row.hostname for row in rows if row.state == 'dead'})
 
+    @again_if_contended
     def declare(self, row: ServiceRow, observer_id: str, evidence: str, mass: bool,
                 detail: Mapping[str, object]) -> bool:
         """Declare an engine dead, if it has not beaten since ``row`` was read; journal it.

@@ -22,6 +22,7 @@ happen then stands in the journal (:mod:`.orders`), written in the same transact
 """
 
 import dataclasses
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -30,7 +31,7 @@ import sqlalchemy as sa
 from heat_liveness import engine as engines
 from heat_liveness import errors
 from heat_liveness.db import models, times
-from heat_liveness.db.database import Database
+from heat_liveness.db.database import Database, again_if_contended
 from heat_liveness.db.members import ServiceRow, alive, ended
 from heat_liveness.heat import graph, orders, plans
 from heat_liveness.heat.plans import Child, Decision, Plan, Resource, Stack
@@ -169,7 +170,7 @@ class HeatRows:
 
     def view(self, stack_id: str) -> View | None:
         """Return all of a stack, or None if it is gone.  Five statements."""
-        with self._database.fresh() as connection:
+        with self._database.autocommit() as connection:
             row = connection.execute(sa.select(*_STACK).where(
                 _stack.c.id == stack_id, _stack.c.deleted_at.is_(None))).first()
             return None if row is None else _view(connection, _as_stack(row))
@@ -182,6 +183,7 @@ class HeatRows:
             return set(connection.scalars(sa.select(_data.c.resource_id).where(
                 _data.c.resource_id.in_(resource_ids), _data.c.key.in_(_HOOKS))))
 
+    @again_if_contended
     def take_over(self, owner: ServiceRow, taker_id: str, limit: int,
                   known: Collection[tuple[int, int]], rules: Rules,
                   ) -> list[tuple[Resource, Decision]]:
@@ -198,7 +200,7 @@ class HeatRows:
         views: dict[str, tuple[View, Mapping[str, list[str]]]] = {}
         cleared = 0
         with self._database.transaction() as connection:
-            for row in _held(connection, owner.engine_id, limit, rules.only):
+            for row in _held(connection, owner.engine_id, limit, rules.only, taker_id):
                 if (row.id, row.generation) in known:
                     continue
                 if row.stack.id not in views:
@@ -230,7 +232,7 @@ class HeatRows:
 
     def consider(self, owner: ServiceRow, rules: Rules) -> list[tuple[Resource, Decision]]:
         """Return what a takeover would decide, and change nothing."""
-        with self._database.fresh() as connection:
+        with self._database.autocommit() as connection:
             return [(row, _decide(row, _view(connection, row.stack),
                                   self.orders.deaths(connection, row.stack), owner, rules))
                     for row in _held(connection, owner.engine_id, None, rules.only)]
@@ -321,7 +323,7 @@ class HeatRows:
 
     def untouched(self, order: orders.Order) -> bool:
         """Return whether the resource is as the takeover left it: nobody has taken it up."""
-        with self._database.fresh() as connection:
+        with self._database.autocommit() as connection:
             row = connection.execute(
                 sa.select(_resource.c.engine_id, _resource.c.atomic_key)
                 .where(_resource.c.id == order.resource_id)).first()
@@ -403,15 +405,18 @@ def _at_work(connection: sa.Connection) -> dict[str, Stack]:
 
 
 def _held(connection: sa.Connection, engine_id: str, page: int | None,
-          only: Collection[str] | None) -> Iterator[Resource]:
+          only: Collection[str] | None, reader_id: str = '') -> Iterator[Resource]:
     """Lock resources that an engine holds, page by page, passing by what others have locked.
 
-    For None they are read, and not locked.
+    For None they are read, and not locked.  Each reader has an order of its own: between the
+    nodes of Galera nobody sees what others have locked.
     """
     stacks = {stack_id: stack for stack_id, stack in _at_work(connection).items()
               if only is None or stack_id in only}
-    going = [each for each in sorted(stacks) if stacks[each].status == 'IN_PROGRESS']
-    for ids in (*_chunks(going), *_chunks(sorted(stacks.keys() - going))):
+    ordered = sorted(stacks, key=lambda each: zlib.crc32(f'{reader_id} {each}'.encode()))
+    going = [each for each in ordered if stacks[each].status == 'IN_PROGRESS']
+    rest = [each for each in ordered if stacks[each].status != 'IN_PROGRESS']
+    for ids in (*_chunks(going), *_chunks(rest)):
         last = 0
         while True:
             statement = sa.select(_resource).where(

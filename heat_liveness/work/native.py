@@ -237,7 +237,7 @@ class NativeWork:
             self.doubts = True
             raise
 
-    def _together(self, strays: list[LockRow]) -> list[LockRow]:
+    def _together(self, strays: list[HeldLock]) -> list[HeldLock]:
         """Return those that may run beside what runs and beside each other, as after a takeover.
 
         A takeover whose reply was lost may be found when other tainted work runs already.

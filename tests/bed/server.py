@@ -148,6 +148,23 @@ class Server(abc.ABC):
         assert self.running
         processes.thaw(self.pid)
 
+    def snapshot(self) -> pathlib.Path:
+        """Copy the data of the running server as of one moment; return where the copy is."""
+        copy = self.directory / 'snapshot'
+        self.freeze()
+        try:
+            shutil.copytree(self.data, copy, copy_function=_copy, dirs_exist_ok=True)
+        finally:
+            self.thaw()
+        return copy
+
+    def forget_all_since(self, copy: pathlib.Path) -> None:
+        """Kill the server and start it with a snapshot: what it has committed since is lost."""
+        self.kill()
+        shutil.rmtree(self.data)
+        copy.rename(self.data)
+        self.start()
+
     def heal(self) -> None:
         """Undo what a test has done: thaw a frozen server, start one that has ended."""
         if self.running:
@@ -195,13 +212,14 @@ class Server(abc.ABC):
     def _create_database(self, database: str) -> None:
         """Create a database that belongs to the account."""
 
-    def _run(self, *command: str) -> None:
-        """Run a program that prepares the server."""
-        done = subprocess.run(
+    def _run(self, *command: str) -> str:
+        """Run a program that prepares the server, and return what it says."""
+        done: subprocess.CompletedProcess[str] = subprocess.run(
             command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             cwd=self.directory, **processes.unprivileged())
         if done.returncode != 0:
             raise DoesNotStart(f'{command[0]} failed:\n{done.stdout}')
+        return done.stdout
 
     def _start_on_a_free_port(self) -> None:
         # Another may take the port between our look and the server's.
@@ -220,6 +238,11 @@ class Server(abc.ABC):
             f'An answer of {type(self).__name__}')
         if not self.running:
             raise DoesNotStart(f'{type(self).__name__} ended:\n{self.log.read_text()}')
+
+
+def _copy(source: str, target: str) -> None:
+    shutil.copy2(source, target)
+    processes.give_to_unprivileged(pathlib.Path(target))
 
 
 def free_port() -> int:

@@ -75,12 +75,12 @@ class Fleet:
         # The log of an engine is its own file, and a frozen database must not hide the end.
         self._done = folder / 'done'
 
-    def start(self, *locks: str, elsewhere: bool = False) -> Engine:
+    def start(self, *locks: str, elsewhere: bool = False, url: str = '') -> Engine:
         """Start an engine that works on these locks; return before it has joined."""
         number = len(self.engines)
         order = self.folder / f'engine-{number}.json'
         order.write_text(json.dumps({
-            'url': self.url, 'settings': dataclasses.asdict(self.settings), 'locks': locks,
+            'url': url or self.url, 'settings': dataclasses.asdict(self.settings), 'locks': locks,
             'done': str(self._done), 'elsewhere': elsewhere}))
         log = self.folder / f'engine-{number}.log'
         with log.open('wb') as output:
@@ -91,9 +91,9 @@ class Fleet:
         self.engines.append(engine)
         return engine
 
-    def start_at_work(self, *locks: str, elsewhere: bool = False) -> Engine:
+    def start_at_work(self, *locks: str, elsewhere: bool = False, url: str = '') -> Engine:
         """Start an engine and wait until it runs the tasks of these locks."""
-        engine = self.start(*locks, elsewhere=elsewhere)
+        engine = self.start(*locks, elsewhere=elsewhere, url=url)
         self.wait_until_up(engine)
         wait_until(lambda: all(self.runs(name, engine) for name in locks), 60,
                    f'The work on {locks}')
