@@ -35,7 +35,7 @@ an outage of the database costs time and no work.
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -237,7 +237,7 @@ class NativeWork:
             self.doubts = True
             raise
 
-    def _together(self, strays: list[HeldLock]) -> list[HeldLock]:
+    def _together(self, strays: Sequence[HeldLock]) -> list[HeldLock]:
         """Return those that may run beside what runs and beside each other, as after a takeover.
 
         A takeover whose reply was lost may be found when other tainted work runs already.
