@@ -29,7 +29,7 @@ import sqlalchemy as sa
 
 from heat_liveness import engine as engines
 from heat_liveness import errors
-from heat_liveness.db import models, stored, times
+from heat_liveness.db import entries, models, stored, times
 from heat_liveness.db.database import Database
 from heat_liveness.db.members import ServiceRow, alive, ended, joining
 
@@ -40,6 +40,9 @@ MOST_ROWS = 1000
 MOST_CHARACTERS = 1_000_000
 """The longest arguments or progress in JSON: far below what any server takes in one packet."""
 _MOST_GENERATIONS = 100
+_MOVABLE = sa.and_(_t.c.generation < 2**62, _t.c.takeovers < 2**31 - 1)
+"""That a lock's numbers can be raised.  Others were not written by an engine, and one such row
+would fail the batch that it is in for ever.  (SQLite takes any text for more than any number.)"""
 """So many OR may stand in one statement: SQLite allows a depth of 1000."""
 
 
@@ -117,7 +120,12 @@ class Locks:
 
         :raises LockHeld: somebody holds it, or it is quarantined
         :raises EngineDead: the engine is not alive
+        :raises DataRefused: the name ends with a space, or the arguments are too long
         """
+        if name.endswith(' '):
+            raise errors.DataRefused(
+                f'The name of the lock {name!r} ends with a space, and MySQL would take it for '
+                f'the same without: choose another.')
         work = {'task': task, 'arguments': _encode(arguments), 'progress': 'null',
                 'status': 'in_progress', 'engine_id': engine_id, 'takeovers': 0}
         with self._database.autocommit() as connection:
@@ -210,7 +218,7 @@ class Locks:
         :param tainted: take work whose owner has died before, instead of work whose
             owners have not
         """
-        fits = _t.c.takeovers > 0 if tainted else _t.c.takeovers == 0
+        fits = _t.c.takeovers > 0 if tainted else _t.c.takeovers <= 0
         entry = _entry(owner, taker_id)
         with self._database.transaction() as connection:
             rows = self._lock(connection, owner, fits, min(limit, MOST_ROWS))
@@ -236,7 +244,7 @@ class Locks:
         won = []
         for row in rows:
             with self._database.transaction() as connection:
-                if self._move(connection, [row], engine_id, engine_id, sa.true()):
+                if self._move(connection, [row], engine_id, engine_id, _MOVABLE):
                     won.append(dataclasses.replace(row, generation=row.generation + 1))
         return won
 
@@ -297,11 +305,9 @@ class Locks:
             .values(status=status, reason=reason, generation=row.generation + 1,
                     updated_at=times.now(), **values)).rowcount == 1
         if done:
-            connection.execute(models.takeover.insert().values(
-                kind='operator', subject=f'lock:{row.name}', generation=row.generation + 1,
-                engine_id=values.get('engine_id'), taken_by='operator', pieces=1, status='done',
-                detail=json.dumps({'from': row.status, 'to': status, 'reason': reason}),
-                created_at=times.now(), updated_at=times.now()))
+            connection.execute(entries.entry(
+                'operator', f'lock:{row.name}', row.generation + 1, values.get('engine_id'),
+                'operator', {'from': row.status, 'to': status, 'reason': reason}))
         return done
 
     def _lock(self, connection: sa.Connection, owner: ServiceRow,
@@ -313,7 +319,7 @@ class Locks:
         all others where the owner has a fair share of the table.  A range keeps the column in.
         MariaDB would sort the range.
         """
-        statement = sa.select(_t).where(fits, ended(owner.engine_id)).limit(limit)
+        statement = sa.select(_t).where(fits, _MOVABLE, ended(owner.engine_id)).limit(limit)
         if self._database.backend == 'postgresql':
             statement = (statement.where(_t.c.engine_id.between(owner.engine_id, owner.engine_id))
                          .order_by(_t.c.engine_id, _t.c.id))
@@ -364,9 +370,6 @@ def _entry(owner: ServiceRow, taker_id: str | None) -> str:
 
 def _journal(kind: str, subject: str, owner: ServiceRow, taker_id: str,
              rows: Sequence[sa.Row[Any]]) -> sa.Insert:
-    return models.takeover.insert().values(
-        kind=kind, subject=subject, generation=rows[0].generation + 1 if len(rows) == 1 else 0,
-        engine_id=owner.engine_id, taken_by=taker_id, pieces=len(rows), status='done',
-        detail=json.dumps({'locks': [[row.name, row.generation + 1, row.takeovers]
-                                     for row in rows]}),
-        created_at=times.now(), updated_at=times.now())
+    return entries.entry(
+        kind, subject, rows[0].generation + 1 if len(rows) == 1 else 0, owner.engine_id, taker_id,
+        {'locks': [[row.name, row.generation + 1, row.takeovers] for row in rows]}, len(rows))
