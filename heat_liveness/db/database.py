@@ -310,7 +310,8 @@ def sentence(error: BaseException) -> str:
     cause = _cause(error)
     args = cause.args
     text = f'{args[1]} ({args[0]})' if len(args) == 2 and isinstance(args[0], int) else str(cause)
-    if isinstance(cause, OSError) and cause.filename is not None:
-        text = f'{cause.filename}: {cause.strerror}'
+    if isinstance(cause, FileNotFoundError):
+        # Python's ssl does not say which one.
+        text = f'A file that the URL or connection_parameters name is not there: {text}'
     text = re.sub(r'://[^@\s]*@', '://***@', ' '.join(text.split()))
     return text.rstrip('.') + '.'

