@@ -60,6 +60,10 @@ JITTER = 1.1
 SHORTEST_KERNEL_TIMER_LAG_SECONDS = 1.0
 CLOCK_RATE = 0.001
 LOCK_WAIT_SECONDS = 50.0
+_LONGEST_FENCE_TIME = 3600.0
+_LONGEST_STALL = 60.0
+LONGEST_FENCE_SECONDS = _LONGEST_FENCE_TIME + _LONGEST_STALL
+"""The most that an engine can ask others to reckon with."""
 
 OPTIONS: list[cfg.Opt] = [
     cfg.BoolOpt('enabled', default=False,
@@ -69,7 +73,7 @@ OPTIONS: list[cfg.Opt] = [
                  help='Seconds between two beats of an engine. Each beat is one UPDATE of one row. '
                       'A longer interval costs less and needs a larger fence_time and '
                       'service_down_time.'),
-    cfg.FloatOpt('fence_time', default=20.0, min=0.2, max=3600.0, mutable=True,
+    cfg.FloatOpt('fence_time', default=20.0, min=0.2, max=_LONGEST_FENCE_TIME, mutable=True,
                  help='Seconds without a successful beat after which an engine holds: it starts no '
                       'work and writes nothing until a beat succeeds. Shorter than a stall of the '
                       'database, engines hold for nothing.'),
@@ -94,7 +98,7 @@ OPTIONS: list[cfg.Opt] = [
                  help='Seconds a database that is well may stall. A Galera cluster that loses a '
                       'node stalls for its evs.suspect_timeout and a little more (6.1); a database '
                       'of one server may have 0.'),
-    cfg.FloatOpt('stall_time', default=1.0, min=0.0, max=60.0, mutable=True,
+    cfg.FloatOpt('stall_time', default=1.0, min=0.0, max=_LONGEST_STALL, mutable=True,
                  help='Seconds the interpreter of an engine may stall: with 256 busy threads up to '
                       '9.8, which needs a fence_time of 29 and a service_down_time of 48.'),
     cfg.FloatOpt('breaker_delay', default=60.0, min=0.0, max=3600.0, mutable=True,
@@ -305,6 +309,12 @@ def reloaded(conf: cfg.ConfigOpts, last_good: Settings) -> Settings:
 
 
 def window_for(fence_time: float) -> float:
-    """Return the shortest safe window, in seconds, to watch an engine that asks for this."""
-    held = (fence_time + SHORTEST_KERNEL_TIMER_LAG_SECONDS) * (1 + CLOCK_RATE) + 1.0
+    """Return the shortest safe window, in seconds, to watch an engine that asks for this.
+
+    No engine can ask for more than the options allow; a row that does was written by another,
+    and must not keep its work from being taken over for ever.
+    """
+    # In this order it holds for nan, too, which is not less than anything.
+    asked = min(LONGEST_FENCE_SECONDS, fence_time)
+    held = (asked + SHORTEST_KERNEL_TIMER_LAG_SECONDS) * (1 + CLOCK_RATE) + 1.0
     return held / (1 - CLOCK_RATE)

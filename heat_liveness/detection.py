@@ -44,6 +44,7 @@ that left do not count.
 
 import dataclasses
 import logging
+import math
 from collections.abc import Sequence
 
 from heat_liveness import clock as clocks
@@ -185,7 +186,7 @@ class Observer:
         if engines.prove(row.process, self._me.process) is not engines.Proof.GONE:
             return False
         return self._declare(row, 'kernel', mass=False, detail={
-            'age_seconds': round(row.age, 3), 'pid': row.process.pid})
+            'age_seconds': _rounded(row.age), 'pid': row.process.pid})
 
     def _judge(self, late: list[ServiceRow], seen: float) -> list[ServiceRow]:
         """Declare the candidates that were watched for long enough."""
@@ -195,7 +196,7 @@ class Observer:
             delay = self._settings.breaker_delay
             ripe = [row for row in ripe if self._watched(row, seen) >= self._window(row) + delay]
         return [row for row in ripe if self._declare(row, 'watched', mass=self._tripped, detail={
-            'age_seconds': round(row.age, 3),
+            'age_seconds': _rounded(row.age),
             'watched_seconds': round(self._watched(row, seen), 3),
             'window_seconds': round(self._window(row), 3),
             'report_count': row.report_count,
@@ -238,3 +239,8 @@ class Observer:
         ripening = [self._window(row) - self._watched(row, seen) for row in late]
         coming = [seconds for seconds in ripening if seconds > 0]
         return min([self._settings.scan_interval, *coming])
+
+
+def _rounded(age: float) -> float | None:
+    """Return an age for the journal; JSON knows no infinity."""
+    return round(age, 3) if math.isfinite(age) else None

@@ -117,6 +117,9 @@ def _ask(process: Process) -> Proof:
         return Proof.GONE
     except PermissionError:
         pass
+    except OverflowError:
+        # No process has such a number: its row was not written by an engine.
+        return Proof.NONE
     stat = _stat(process.pid)
     if stat is None:
         return Proof.NONE

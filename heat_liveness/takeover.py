@@ -80,17 +80,22 @@ class Takeover:
         :raises EngineHeld: nothing is started now
         """
         taken = 0
+        failure: errors.LivenessError | None = None
         now = self._clock.now()
         shown = self._owing | {row.engine_id: row for row in ended}
         # First, so that no owner whose work cannot be had stands in its way.
         if self._due_for_itself(now):
             self._looked_after_itself = now
-            self._work.reclaim()
+            try:
+                self._work.reclaim()
+            except (errors.EngineHeld, errors.EngineDead):
+                raise
+            except errors.LivenessError as error:
+                failure = error
         due = [row for row in shown.values() if row.engine_id not in self._relieved]
         due += self._again(ended, now)
         # Survivors that begin with different owners contend less.
         self._chance.shuffle(due)
-        failure: errors.LivenessError | None = None
         for owner in due:
             try:
                 taken += self._relieve(owner)

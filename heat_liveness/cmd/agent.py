@@ -72,16 +72,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         conf.load(config, sys.argv[1:] if arguments is None else arguments, PROGRAM,
                   heat_liveness.__version__)
-        oslo_log.setup(config, PROGRAM, heat_liveness.__version__)
+        _set_up_log(config)
         settings = conf.Settings.from_conf(config)
         handlers = _handlers()
         driver = _driver(settings.work)
-        _check(config, settings)
+        _check(config, settings, driver)
+        # It reads options of oslo.service, which may be out of range as well.
+        _serve(Worker(config, settings, driver, handlers))
     except (errors.LivenessError, cfg.Error) as error:
         print(f'{PROGRAM}: {error}', file=sys.stderr)
         return 1
-    _serve(Worker(config, settings, driver, handlers))
     return 0
+
+
+def _set_up_log(config: cfg.ConfigOpts) -> None:
+    try:
+        oslo_log.setup(config, PROGRAM, heat_liveness.__version__)
+    except Exception as error:
+        # A file, a facility, a level: oslo.log raises what each of them happens to raise.
+        raise errors.ConfigError(f'The log cannot be set up: {error}') from error
 
 
 def _handlers() -> dict[str, Any]:
@@ -106,11 +115,13 @@ def _driver(name: str) -> Any:
             f'heat_liveness.work.') from error
 
 
-def _check(config: cfg.ConfigOpts, settings: conf.Settings) -> None:
+def _check(config: cfg.ConfigOpts, settings: conf.Settings, driver: Any) -> None:
     """Refuse what would end each worker; a database that is away may come back.
 
-    :raises LivenessError: the schema, the kernel or an option does not fit
+    :raises LivenessError: the schema, the kernel, an option or the driver does not fit
     """
+    if (check := getattr(driver, 'check', None)) is not None:
+        check(config)
     try:
         fence.KernelTimer()
     except OSError as error:

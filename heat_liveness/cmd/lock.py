@@ -73,7 +73,7 @@ def retry(database: Database, settings: Settings, options: Any) -> str:
     """Let the work be run again by a living engine."""
     row = _unowned(database, options.lock, ('quarantined', 'failed'))
     members = Members(database)
-    last = members.read(row.history[-1]['engine_id']) if row.history else None
+    last = members.read(str(row.history[-1]['engine_id'])) if row.history else None
     operator = engines.Identity.new(
         host=settings.host, hostname=socket.gethostname(),
         binary=last.binary if last else settings.binary,
@@ -156,8 +156,8 @@ def _history(row: LockRow, operators: Collection[str | None]) -> list[str]:
     lines = ['History, since it was acquired:' if row.history
              else 'No owner has ended since it was acquired.']
     for number, entry in enumerate(row.history, 1):
-        what = ('An operator had it tried again' if entry['engine_id'] in operators
-                else f'Engine {entry["engine_id"]} {_ENDED[entry["state"]]}')
+        what = ('An operator had it tried again' if str(entry['engine_id']) in operators
+                else f'Engine {entry["engine_id"]} {_ENDED.get(str(entry["state"]), "ended")}')
         then = (f'engine {entry["taken_by"]} took the work over' if entry['taken_by']
                 else 'the work was quarantined')
         lines.append(f'  {number}. {what}; {then}.')

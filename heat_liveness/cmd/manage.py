@@ -114,9 +114,11 @@ def _command(group: str, action: str) -> Command:
 
 
 def _say(text: str) -> None:
+    # What a terminal, or UTF-8, has no character for stands in a row all the same.
+    encoding = sys.stdout.encoding or 'utf-8'
     try:
         if text:
-            print(text, flush=True)
+            print(text.encode(encoding, 'backslashreplace').decode(encoding), flush=True)
     except BrokenPipeError:
         # Whoever reads has read enough; Python must not try again when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

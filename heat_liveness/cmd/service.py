@@ -18,7 +18,7 @@ so old, by the database's clock, that the others may call it dead: older than
 """
 
 import dataclasses
-import datetime
+import math
 from collections.abc import Collection
 from importlib import metadata
 from typing import Any
@@ -79,7 +79,10 @@ def _record(row: ServiceRow, settings: Settings) -> dict[str, Any]:
     record = dataclasses.asdict(row)
     record.update(record.pop('process'))
     record['status'] = status(row, settings)
-    record['beat_age_seconds'] = round(record.pop('age'), 3)
+    age = record.pop('age')
+    record['beat_age_seconds'] = round(age, 3) if math.isfinite(age) else None
+    if row.ended_seconds is not None:
+        record['ended_seconds'] = round(row.ended_seconds, 3)
     return record
 
 
@@ -95,10 +98,11 @@ def _told(row: ServiceRow) -> str:
 
 
 def _ended_seconds(row: ServiceRow) -> float:
-    """Return how long ago an engine ended, by the database's clock."""
-    assert row.declared_at is not None
-    now = row.updated_at + datetime.timedelta(seconds=row.age)
-    return (now - row.declared_at).total_seconds()
+    """Return how long ago an engine ended, by the database's clock.
+
+    Where its end was written by hand, and no time with it, its last beat is what is known.
+    """
+    return row.age if row.ended_seconds is None else row.ended_seconds
 
 
 def _landing_seconds(settings: Settings) -> float:

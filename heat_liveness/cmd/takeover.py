@@ -19,6 +19,7 @@ from typing import Any
 from heat_liveness import errors
 from heat_liveness.cmd import output
 from heat_liveness.conf import Settings
+from heat_liveness.db import stored
 from heat_liveness.db.database import Database
 from heat_liveness.db.journal import Entry, Journal
 
@@ -48,18 +49,19 @@ def show(database: Database, settings: Settings, options: Any) -> str:
     detail = [f'  {name}: {output.text(value)}' for name, value in entry.detail.items()
               if name not in {'locks', 'story', 'seen'}]
     locks = [f'  lock {name}: generation {generation}; owners that had died with it before: {died}'
-             for name, generation, died in entry.detail.get('locks', ())]
+             for name, generation, died in stored.triples(entry.detail.get('locks'))]
     return '\n'.join([line(entry), *_story(entry), *detail, *locks])
 
 
 def _story(entry: Entry) -> list[str]:
     """Tell the steps of an order, one line each, with their times."""
-    if not entry.detail.get('story'):
+    story = stored.mappings(entry.detail.get('story'))
+    if not story:
         return []
     told = {'sent': 'sent its message', 'used': 'began to check it', 'failed': 'failed at it',
             'died': 'died working on it', 'ended': 'ended before it was done'}
     lines = [f'  {output.text(entry.created_at, plain=True)}  decided']
-    for step in entry.detail['story']:
+    for step in story:
         what = str(step.get('what'))
         lines.append(f'  {step.get("at")}  engine {step.get("engine")} '
                      f'{told.get(what, f"closed it: {what}")}')
@@ -98,7 +100,7 @@ def _death(entry: Entry) -> str:
 
 
 def _takeover(entry: Entry) -> str:
-    names = [lock[0] for lock in entry.detail.get('locks', ())]
+    names = [str(name) for name, *_ in stored.triples(entry.detail.get('locks'))]
     more = f' and {len(names) - _MOST_NAMES} more' if len(names) > _MOST_NAMES else ''
     locks = 'the lock' if entry.pieces == 1 else f'{entry.pieces} locks:'
     return (f'Engine {entry.taken_by} took over from engine {entry.engine_id} {locks} '

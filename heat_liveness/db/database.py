@@ -54,6 +54,10 @@ _DRIVERS = {'mysql': 'mysql+pymysql', 'mariadb': 'mariadb+pymysql',
             'postgresql': 'postgresql+psycopg', 'sqlite': 'sqlite+pysqlite'}
 _SQLITE_BUSY_SECONDS = 5.0
 
+# The last is no DBError: a text with half a character in it, which no database takes.
+_ERRORS = (sa.exc.SQLAlchemyError, db_exception.DBError, OSError,
+           db_exception.DBInvalidUnicodeParameter)
+
 _CERTAIN = (db_exception.DBDeadlock, db_exception.DBDuplicateEntry,
             db_exception.DBReferenceError, db_exception.DBConstraintError,
             db_exception.DBDataError, db_exception.DBInvalidUnicodeParameter,
@@ -157,10 +161,14 @@ class Database:
             engine = sa.create_engine(
                 self.url, pool_pre_ping=True, hide_parameters=True,
                 connect_args=self._connect_args(), **options)
-        except (ImportError, sa.exc.ArgumentError, TypeError) as error:
+        except ImportError as error:
             raise errors.ConfigError(
                 f'The database {self.name} cannot be used: {error}. For PostgreSQL install '
                 f'psycopg, for MySQL and MariaDB install PyMySQL.') from error
+        except (sa.exc.ArgumentError, TypeError, ValueError) as error:
+            raise errors.ConfigError(
+                f'The database {self.name} cannot be used: {sentence(error)} See to what stands '
+                f'behind the ? in [database] connection, and to connection_parameters.') from error
         exc_filters.register_engine(engine)
         event.listen(engine, 'handle_error', _drop_if_misplaced)
         if self.backend == 'postgresql':
@@ -201,6 +209,8 @@ class Database:
 
     def _set_up_sqlite(self, connection: Any, record: object) -> None:
         connection.isolation_level = None
+        # One text that is no UTF-8 must not keep all others from being read.
+        connection.text_factory = lambda text: text.decode('utf-8', 'replace')
         connection.execute('PRAGMA journal_mode = WAL')
         connection.execute('PRAGMA synchronous = FULL')
 
@@ -247,9 +257,9 @@ class Database:
         """Whatever goes wrong before the first statement is certain: nothing was sent."""
         try:
             yield
-        except (sa.exc.SQLAlchemyError, db_exception.DBError, OSError,
-                # What PyMySQL says of a parameter in the URL that it does not know.
-                TypeError, ValueError) as error:
+        except (*_ERRORS,
+                # What PyMySQL says of a parameter in the URL that it does not know, or of a value.
+                TypeError, ValueError, AttributeError, LookupError) as error:
             raise errors.DatabaseError(
                 f'The database {self.name} cannot be reached: {sentence(error)}') from error
 
@@ -265,7 +275,7 @@ class Database:
         """
         try:
             yield
-        except (sa.exc.SQLAlchemyError, db_exception.DBError, OSError) as error:
+        except _ERRORS as error:
             text = sentence(error)
             if _is_missing_table(error):
                 raise errors.SchemaError(
@@ -336,5 +346,8 @@ def sentence(error: BaseException) -> str:
     cause = _cause(error)
     args = cause.args
     text = f'{args[1]} ({args[0]})' if len(args) == 2 and isinstance(args[0], int) else str(cause)
+    if isinstance(cause, FileNotFoundError):
+        # Python's ssl does not say which one.
+        text = f'A file that the URL or connection_parameters name is not there: {text}'
     text = re.sub(r'://[^@\s]*@', '://***@', ' '.join(text.split()))
     return text.rstrip('.') + '.'

@@ -29,7 +29,7 @@ import sqlalchemy as sa
 
 from heat_liveness import engine as engines
 from heat_liveness import errors
-from heat_liveness.db import models, stored, times
+from heat_liveness.db import entries, models, stored, times
 from heat_liveness.db.database import Database, again_if_contended
 from heat_liveness.db.members import ServiceRow, alive, ended, joining
 
@@ -41,6 +41,9 @@ MOST_CHARACTERS = 1_000_000
 """The longest arguments or progress in JSON: far below what any server takes in one packet."""
 _MOST_GENERATIONS = 100
 """So many OR may stand in one statement: SQLite allows a depth of 1000."""
+_MOVABLE = sa.and_(_t.c.generation < 2**62, _t.c.takeovers < 2**31 - 1)
+"""That a lock's numbers can be raised.  Others were not written by an engine, and one such row
+would fail the batch that it is in for ever.  (SQLite takes any text for more than any number.)"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +129,12 @@ class Locks:
 
         :raises LockHeld: somebody holds it, or it is quarantined
         :raises EngineDead: the engine is not alive
+        :raises DataRefused: the name ends with a space, or the arguments are too long
         """
+        if name.endswith(' '):
+            raise errors.DataRefused(
+                f'The name of the lock {name!r} ends with a space, and MySQL would take it for '
+                f'the same without: choose another.')
         work = {'task': task, 'arguments': _encode(arguments), 'progress': 'null',
                 'status': 'in_progress', 'engine_id': engine_id, 'takeovers': 0}
         with self._database.autocommit() as connection:
@@ -228,7 +236,7 @@ class Locks:
 
     def _take_over(self, owner: ServiceRow, taker_id: str, limit: int,
                    tainted: bool) -> list[HeldLock]:
-        fits = _t.c.takeovers > 0 if tainted else _t.c.takeovers == 0
+        fits = _t.c.takeovers > 0 if tainted else _t.c.takeovers <= 0
         with self._database.transaction() as connection:
             rows = self._lock(connection, owner, fits, min(limit, MOST_ROWS))
             if not rows:
@@ -256,7 +264,7 @@ class Locks:
     @again_if_contended
     def _reclaim(self, row: HeldLock, engine_id: str) -> bool:
         with self._database.transaction() as connection:
-            return self._move(connection, [row], engine_id, engine_id, sa.true())
+            return self._move(connection, [row], engine_id, engine_id, _MOVABLE)
 
     @again_if_contended
     def quarantine(self, owner: ServiceRow, taker_id: str, max_takeovers: int) -> list[HeldLock]:
@@ -318,11 +326,9 @@ class Locks:
             .values(status=status, reason=reason, generation=row.generation + 1,
                     updated_at=times.now(), **values)).rowcount == 1
         if done:
-            connection.execute(models.takeover.insert().values(
-                kind='operator', subject=f'lock:{row.name}', generation=row.generation + 1,
-                engine_id=values.get('engine_id'), taken_by='operator', pieces=1, status='done',
-                detail=json.dumps({'from': row.status, 'to': status, 'reason': reason}),
-                created_at=times.now(), updated_at=times.now()))
+            connection.execute(entries.entry(
+                'operator', f'lock:{row.name}', row.generation + 1, values.get('engine_id'),
+                'operator', {'from': row.status, 'to': status, 'reason': reason}))
         return done
 
     def _lock(self, connection: sa.Connection, owner: ServiceRow,
@@ -338,7 +344,7 @@ class Locks:
         lowest id, only those on one node get on.  Whoever was in vain once begins somewhere
         from then on, and goes round.
         """
-        statement = sa.select(*_HELD).where(fits, ended(owner.engine_id))
+        statement = sa.select(*_HELD).where(fits, _MOVABLE, ended(owner.engine_id))
         if self._database.backend == 'postgresql':
             return _held(connection, statement.where(
                 _t.c.engine_id.between(owner.engine_id, owner.engine_id))
@@ -409,9 +415,6 @@ def _entry(owner: ServiceRow, taker_id: str | None) -> str:
 
 def _journal(kind: str, subject: str, owner: ServiceRow, taker_id: str,
              rows: Sequence[HeldLock]) -> sa.Insert:
-    return models.takeover.insert().values(
-        kind=kind, subject=subject, generation=rows[0].generation + 1 if len(rows) == 1 else 0,
-        engine_id=owner.engine_id, taken_by=taker_id, pieces=len(rows), status='done',
-        detail=json.dumps({'locks': [[row.name, row.generation + 1, row.takeovers]
-                                     for row in rows]}),
-        created_at=times.now(), updated_at=times.now())
+    return entries.entry(
+        kind, subject, rows[0].generation + 1 if len(rows) == 1 else 0, owner.engine_id, taker_id,
+        {'locks': [[row.name, row.generation + 1, row.takeovers] for row in rows]}, len(rows))

@@ -14,24 +14,32 @@
 
 Each statement that acts on behalf of an engine says in its own WHERE that this engine is
 alive, so that one begun after its engine's death was visible changes nothing.
+
+The table is open to others.  What cannot be read of a row is taken for what keeps everybody
+safe and loses nothing: a beat at no time is an old one, so the row is watched; an end at no
+time was an end; a row of which nothing can be made is passed by, and no other with it.
 """
 
 import contextlib
 import dataclasses
 import datetime
-import json
-from collections.abc import Collection, Mapping
+import logging
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
 from heat_liveness import engine as engines
 from heat_liveness import errors
-from heat_liveness.db import models, times
+from heat_liveness.db import entries, models, times
 from heat_liveness.db.database import Database, again_if_contended
 
+LOG = logging.getLogger(__name__)
+
 _t = models.service
-_SHOWN = (*_t.c, times.age(_t.c.updated_at).label('age'))
+_SHOWN = (*_t.c, times.age(_t.c.updated_at).label('age'),
+          times.age(_t.c.declared_at).label('ended_seconds'))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,13 +56,15 @@ class ServiceRow:
     protocol: int
     state: str
     report_count: int
-    created_at: datetime.datetime
-    updated_at: datetime.datetime
+    created_at: datetime.datetime | None
+    updated_at: datetime.datetime | None
     age: float
-    """Seconds since the last beat, by the database's clock."""
+    """Seconds since the last beat, by the database's clock; infinite if that was at no time."""
     process: engines.Process
     declared_by: str | None = None
     declared_at: datetime.datetime | None = None
+    ended_seconds: float | None = None
+    """Seconds since ``declared_at``, by the database's clock."""
     evidence: str | None = None
     mass: bool = False
 
@@ -96,10 +106,28 @@ class Ending:
 
 def _row(row: sa.Row[Any]) -> ServiceRow:
     values = dict(row._mapping)
+    # SQLite keeps any text in a column of numbers.
+    for name in ('protocol', 'report_count', *_PROOF):
+        values[name] = int(values[name])
+    for name in ('report_interval', 'fence_time'):
+        values[name] = float(values[name])
     process = engines.Process(*(values.pop(field.name)
                                 for field in dataclasses.fields(engines.Process)))
     values['mass'] = bool(values['mass'])
+    values['age'] = math.inf if values['age'] is None else values['age']
     return ServiceRow(process=process, **values)
+
+
+_PROOF = ('pid', 'start_time', 'pid_namespace', 'time_namespace')
+
+
+def _readable(rows: Iterable[sa.Row[Any]]) -> Iterator[ServiceRow]:
+    """Pass by what no engine has written."""
+    for row in rows:
+        try:
+            yield _row(row)
+        except (TypeError, ValueError) as error:
+            LOG.debug('The service row %s cannot be read: %s', row.engine_id, error)
 
 
 def alive(engine_id: str) -> sa.ColumnElement[bool]:
@@ -206,16 +234,16 @@ class Members:
     def read(self, engine_id: str) -> ServiceRow | None:
         """Return a row as it stands after all that was committed before, or None."""
         with self._database.autocommit() as connection:
-            row = connection.execute(
-                sa.select(*_SHOWN).where(_t.c.engine_id == engine_id)).first()
-        return None if row is None else _row(row)
+            rows = connection.execute(
+                sa.select(*_SHOWN).where(_t.c.engine_id == engine_id)).all()
+        return next(_readable(rows), None)
 
     def all(self) -> list[ServiceRow]:
         """Return all rows, of each binary and topic, oldest first.  A scan of the table."""
         with self._database.autocommit() as connection:
             rows = connection.execute(
                 sa.select(*_SHOWN).order_by(_t.c.created_at, _t.c.engine_id)).all()
-        return [_row(row) for row in rows]
+        return list(_readable(rows))
 
     def look(self, observer: engines.Identity, candidate_age: float,
              ended_within: float | None) -> list[ServiceRow]:
@@ -232,26 +260,30 @@ class Members:
             (live, _t.c.updated_at < times.ago(sa.literal(candidate_age, sa.Float()))),
             (live, _t.c.updated_at > times.now()),
             (live, _t.c.boot_id == observer.process.boot_id),
-            (_t.c.state.in_(models.ENDED), _t.c.declared_at.is_not(None) if ended_within is None
+            (_t.c.state.in_(models.ENDED), sa.true() if ended_within is None
              else _t.c.declared_at > times.ago(sa.literal(ended_within, sa.Float()))),
         ]
         statement = sa.union_all(*(sa.select(*_SHOWN).where(*peers, *part) for part in parts))
         with self._database.autocommit() as connection:
             rows = connection.execute(statement).all()
-        return list({row.engine_id: row for row in map(_row, rows)}.values())
+        return list({row.engine_id: row for row in _readable(rows)}.values())
 
     def eldest(self, observer: engines.Identity, candidate_age: float) -> str | None:
         """Return the engine of the observer's kind that joined first, of those that beat.
 
         It does what one does for all.  Nothing rests on there being only one; when it dies,
-        the next is the eldest as soon as its beat is older than ``candidate_age``.
+        the next is the eldest as soon as its beat is older than ``candidate_age``.  A beat from
+        a later future than clocks may differ by is none, and who cannot be judged, and so
+        might stay the eldest for ever, is not asked.
         """
+        late = times.ago(sa.literal(candidate_age, sa.Float()))
+        early = times.ago(sa.literal(-candidate_age, sa.Float()))
         with self._database.autocommit() as connection:
             found: str | None = connection.scalar(
                 sa.select(_t.c.engine_id).where(
                     _t.c.binary == observer.binary, _t.c.topic == observer.topic,
-                    _t.c.state == 'up',
-                    _t.c.updated_at >= times.ago(sa.literal(candidate_age, sa.Float())))
+                    _t.c.state == 'up', _t.c.protocol == engines.PROTOCOL_VERSION,
+                    _t.c.updated_at.between(late, early))
                 .order_by(_t.c.created_at, _t.c.engine_id).limit(1))
         return found
 
@@ -261,11 +293,10 @@ class Members:
             rows = connection.execute(
                 sa.select(_t.c.engine_id, times.age(_t.c.declared_at).label('age'), _t.c.state,
                           _t.c.mass)
-                .where(_t.c.binary == binary, _t.c.state.in_(models.ENDED),
-                       _t.c.declared_at.is_not(None))
+                .where(_t.c.binary == binary, _t.c.state.in_(models.ENDED))
                 .order_by(_t.c.declared_at.desc(), _t.c.engine_id)).all()
         return [Ending(row.engine_id, float(row.age), row.state == 'dead' and not row.mass)
-                for row in rows]
+                for row in rows if row.age is not None]
 
     def machines(self, observer: engines.Identity, within: float) -> tuple[set[str], set[str]]:
         """Return all machines, and those that lost an engine to a watch within ``within`` seconds.
@@ -301,11 +332,9 @@ class Members:
                        _t.c.state.in_(models.LIVE), alive(observer_id))
                 .values(state='dead', declared_by=observer_id, declared_at=times.now(),
                         evidence=evidence, mass=mass))
-        entry = models.takeover.insert().values(
-            kind='death', subject=f'engine:{row.engine_id}', generation=row.report_count,
-            engine_id=row.engine_id, taken_by=observer_id, pieces=1, status='done',
-            detail=json.dumps({'evidence': evidence, 'host': row.host, 'mass': mass, **detail}),
-            created_at=times.now(), updated_at=times.now())
+        entry = entries.entry(
+            'death', f'engine:{row.engine_id}', row.report_count, row.engine_id, observer_id,
+            {'evidence': evidence, 'host': row.host, 'mass': mass, **detail})
         with self._database.transaction() as connection:
             won = connection.execute(swap).rowcount == 1
             if won:
@@ -329,12 +358,13 @@ class Members:
 
     def purgeable(self, observer: engines.Identity, after: float) -> list[str]:
         """Return at most 100 engines of the observer's kind that ended ``after`` seconds ago."""
+        past = times.ago(sa.literal(after, sa.Float()))
         with self._database.autocommit() as connection:
             return list(connection.scalars(
                 sa.select(_t.c.engine_id)
                 .where(_t.c.binary == observer.binary, _t.c.topic == observer.topic,
-                       _t.c.state.in_(models.ENDED),
-                       _t.c.declared_at < times.ago(sa.literal(after, sa.Float())))
+                       _t.c.state.in_(models.ENDED), sa.or_(_t.c.declared_at < past, sa.and_(
+                           _t.c.declared_at.is_(None), _t.c.updated_at < past)))
                 .order_by(_t.c.declared_at).limit(100)))
 
     def purge(self, engine_ids: Collection[str], actor_id: str | None) -> list[str]:

@@ -135,7 +135,12 @@ def head() -> str:
 def _current(connection: sa.Connection) -> str | None:
     context = migration.MigrationContext.configure(
         connection, opts={'version_table': models.VERSION_TABLE})
-    return context.get_current_revision()
+    found = context.get_current_heads()
+    if len(found) > 1:
+        raise errors.SchemaError(
+            f'The table {models.VERSION_TABLE} names several versions ({", ".join(sorted(found))})'
+            f', so nobody can tell which one the tables are of: leave one row in it.')
+    return found[0] if found else None
 
 
 def _refuse_newer(database: Database, current: str | None) -> None:

@@ -10,12 +10,14 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Bounded waits for psycopg, which has none of its own for a query.
+"""What psycopg lacks: bounded waits for a query, and patience with times that Python has not.
 
 A frozen server goes on acknowledging packets, so neither keepalives nor
 ``tcp_user_timeout`` notice it, and ``statement_timeout`` is the server's to serve.  psycopg
 waits in small steps and tells its generator each time that nothing came; this connection
 looks at the clock then.
+
+An infinite time, or one before the year 1 or after 9999, is read as None: see :mod:`.times`.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -23,6 +25,7 @@ from typing import Any
 
 import psycopg
 from psycopg import waiting
+from psycopg.types import datetime as psycopg_datetime
 
 from heat_liveness import clock as clocks
 
@@ -41,9 +44,19 @@ def connector(read_timeout: float) -> Callable[..., 'psycopg.Connection[Any]']:
 
     def connect(dialect: object, record: object, arguments: Sequence[Any],
                 options: Mapping[str, Any]) -> psycopg.Connection[Any]:
-        return BoundedConnection.connect(*arguments, **options)
+        connection = BoundedConnection.connect(*arguments, **options)
+        connection.adapters.register_loader('timestamp', _TolerantLoader)
+        return connection
 
     return connect
+
+
+class _TolerantLoader(psycopg_datetime.TimestampLoader):
+    def load(self, data: Any) -> Any:
+        try:
+            return super().load(data)
+        except psycopg.DataError:
+            return None
 
 
 class _TimedOut(psycopg.OperationalError):

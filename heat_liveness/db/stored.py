@@ -13,7 +13,8 @@
 """Reading what is kept as JSON, without trusting that we wrote it.
 
 One row that somebody has edited must not stand in the way of all others: a text that is
-not JSON is passed on as it stands, to be shown or refused by whoever has use for it.
+not JSON is passed on as it stands, to be shown or refused by whoever has use for it, and what
+is JSON of another shape than ours is left out.
 """
 
 import json
@@ -24,7 +25,7 @@ def value(text: str) -> Any:
     """Return the value of a JSON text, or the text itself if it is none."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -32,3 +33,14 @@ def mapping(text: str, **defaults: object) -> dict[str, Any]:
     """Return the mapping of a JSON text; what is none stands under ``text``."""
     found = value(text)
     return {**defaults, **found} if isinstance(found, dict) else {**defaults, 'text': text}
+
+
+def mappings(found: object) -> list[dict[str, Any]]:
+    """Return the mappings in a list; of anything else, none."""
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+
+def triples(found: object) -> list[tuple[Any, Any, Any]]:
+    """Return the lists of three in a list; of anything else, none."""
+    return [(each[0], each[1], each[2]) for each in found
+            if isinstance(each, list) and len(each) == 3] if isinstance(found, list) else []

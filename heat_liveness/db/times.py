@@ -15,8 +15,14 @@
 All times are UTC, in microseconds, without a zone.  They are the *statement's* time: a
 volatile one could not be compared by index.  SQLite counts milliseconds and writes text,
 padded here to the width in which SQLAlchemy writes and compares it.
+
+What others have written may be no time at all (MySQL's zero date, PostgreSQL's infinity, any
+text in SQLite).  It is read as None and has no age: one such row must not keep all others
+from being read.
 """
 
+import datetime
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,8 +30,31 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import functions
 
-Time = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), 'mysql', 'mariadb')
-"""A column of microseconds; MySQL's plain DATETIME would drop them."""
+
+class Time(sa.TypeDecorator[datetime.datetime]):
+    """A column of microseconds; MySQL's plain DATETIME would drop them."""
+
+    impl = sa.DateTime
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> Any:
+        if dialect.name in {'mysql', 'mariadb'}:
+            return dialect.type_descriptor(mysql.DATETIME(fsp=6))
+        return dialect.type_descriptor(sa.DateTime())
+
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Callable[[Any], Any]:
+        process = super().result_processor(dialect, coltype)
+
+        def tolerant(value: Any) -> datetime.datetime | None:
+            try:
+                found = value if process is None else process(value)
+            except (TypeError, ValueError):
+                return None
+            # PyMySQL hands on the text of what is no date.
+            return found if isinstance(found, datetime.datetime) else None
+
+        return tolerant
+
 
 _POSTGRESQL_NOW = "(statement_timestamp() AT TIME ZONE 'UTC')"
 _SQLITE_FORMAT = "'%Y-%m-%d %H:%M:%f'"
@@ -48,7 +77,7 @@ class ago(functions.GenericFunction[Any]):  # noqa: N801
 
 
 class age(functions.GenericFunction[Any]):  # noqa: N801
-    """Seconds from a stored time to now; negative for a time in the future."""
+    """Seconds from a stored time to now; negative for a time in the future, NULL for no time."""
 
     type = sa.Float()
     inherit_cache = True
@@ -97,7 +126,9 @@ def _age_mysql(element: age, compiler: Any, **kw: Any) -> str:
 @compiles(age, 'postgresql')
 def _age_postgresql(element: age, compiler: Any, **kw: Any) -> str:
     then = compiler.process(element.clauses, **kw)
-    return f'(CAST(EXTRACT(EPOCH FROM {_POSTGRESQL_NOW} - {then}) AS double precision))'
+    # To subtract an infinite time is an error.
+    return (f'(CASE WHEN isfinite({then}) THEN CAST(EXTRACT(EPOCH FROM {_POSTGRESQL_NOW} - {then})'
+            f' AS double precision) END)')
 
 
 @compiles(age, 'sqlite')

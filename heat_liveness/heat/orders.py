@@ -147,12 +147,12 @@ class Order:
     @property
     def story(self) -> list[dict[str, Any]]:
         """Its steps so far: ``at``, ``what``, ``engine``."""
-        return list(self.detail.get('story', ()))
+        return stored.mappings(self.detail.get('story'))
 
     @property
     def deaths(self) -> list[str]:
         """The engines that died working on it since it was given."""
-        return [str(step['engine']) for step in self.story if step.get('what') == 'died']
+        return [str(step.get('engine')) for step in self.story if step.get('what') == 'died']
 
 
 def _order(row: sa.Row[Any]) -> Order:
@@ -328,7 +328,8 @@ class Orders:
                 died = found.setdefault(str(detail.get('resource')), {})
                 if detail.get('blamed') and engine_id:
                     died[engine_id] = None
-                died.update((str(step['engine']), None) for step in detail.get('story', ())
+                died.update((str(step.get('engine')), None)
+                            for step in stored.mappings(detail.get('story'))
                             if step.get('what') == 'died')
         return {name: list(died) for name, died in found.items()}
 
@@ -386,7 +387,7 @@ class Orders:
                 return False
             detail = stored.mapping(row.detail)
             detail.update(more)
-            detail['story'] = [*detail.get('story', ()),
+            detail['story'] = [*stored.mappings(detail.get('story')),
                                {'at': row.now[:19], 'what': what, 'engine': engine_id}]
             return connection.execute(
                 _t.update().where(_t.c.id == order_id, *where)

@@ -34,6 +34,33 @@ def observed_work(context: Context, handlers: object) -> WorkStore:
     return ObservedWork(context)
 
 
+def check(configuration: Any) -> None:
+    """Read Heat's own options.
+
+    :raises ConfigError: Heat is not installed here, or its configuration cannot be used
+    """
+    try:
+        # Importing Heat's engine would choose eventlet.
+        from oslo_service import backend
+        backend.init_backend(backend.BackendType.THREADING)
+        # Imported, it registers Heat's options.
+        from heat.common import config, messaging  # noqa: F401
+        from heat.engine import resources  # noqa: F401
+    except ImportError as error:
+        raise errors.ConfigError(
+            f'Heat cannot be imported ({error}): install this package into the environment of '
+            f'heat-engine.') from error
+    try:
+        cfg.CONF([], project='heat', prog='heat-engine',
+                 default_config_files=list(configuration.config_file or ()),
+                 default_config_dirs=list(configuration.config_dir or ()))
+    except cfg.Error as error:
+        raise errors.ConfigError(f'The configuration of Heat cannot be read: {error}') from error
+
+
+observed_work.check = check  # type: ignore[attr-defined]
+
+
 def recover(configuration: Any, settings: conf.Settings, *, dry_run: bool, only: str | None,
             say: Callable[[str], None]) -> str:
     """Recover once, or say what would be done; return what to print.  See :mod:`.recover`.
@@ -49,22 +76,8 @@ def recover(configuration: Any, settings: conf.Settings, *, dry_run: bool, only:
 
 def _prepare(configuration: Any) -> None:
     """Let Heat read the files that our configuration was read from, and load its plug-ins."""
-    try:
-        # Importing Heat's engine would choose eventlet.
-        from oslo_service import backend
-        backend.init_backend(backend.BackendType.THREADING)
-        # Imported, it registers Heat's options.
-        from heat.common import config, messaging  # noqa: F401
-        from heat.engine import resources
-    except ImportError as error:
-        raise errors.ConfigError(
-            f'Heat cannot be imported ({error}): install this package into the environment of '
-            f'heat-engine.') from error
-    try:
-        cfg.CONF([], project='heat', prog='heat-engine',
-                 default_config_files=list(configuration.config_file or ()),
-                 default_config_dirs=list(configuration.config_dir or ()))
-    except cfg.Error as error:
-        raise errors.ConfigError(f'The configuration of Heat cannot be read: {error}') from error
+    check(configuration)
+    from heat.common import messaging
+    from heat.engine import resources
     messaging.setup()
     resources.initialise()

@@ -15,6 +15,9 @@
 A driver is found by entry point (group ``heat_liveness.work``) and made from a
 :class:`Context`.  It decides each claim by a compare-and-swap of its own, committed before it
 returns, and makes the work go on; :mod:`heat_liveness.takeover` says when.
+
+A driver that can be used only in some places has a function ``check``, which is called with the
+configuration before anything is started, and raises :class:`~errors.ConfigError` elsewhere.
 """
 
 import dataclasses

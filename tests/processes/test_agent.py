@@ -252,3 +252,22 @@ def test_bad_options_end_it_with_a_sentence(
     assert ended.returncode == 1
     assert words in ended.stderr
     assert 'Traceback' not in ended.stderr
+
+
+@pytest.mark.parametrize(('default', 'liveness', 'words'), [
+    ('log_file = /no/such/place', {}, 'The log cannot be set up'),
+    ('default_log_levels = a=NONSENSE', {}, 'The log cannot be set up'),
+    ('use_syslog = true\nsyslog_log_facility = odd', {}, 'The log cannot be set up'),
+    ('graceful_shutdown_timeout = soon', {}, 'graceful_shutdown_timeout'),
+    ('', {'work': 'heat'}, 'Heat cannot be imported'),
+], ids=['file', 'level', 'facility', 'timeout', 'heat'])
+def test_what_others_options_say_ends_it_with_a_sentence_and_starts_no_worker(
+        agent: Agent, default: str, liveness: dict[str, str], words: str) -> None:
+    agent.sync()
+    agent.configure(**liveness)
+    file = agent.folder / 'agent.conf'
+    file.write_text(f'[DEFAULT]\n{default}\n{file.read_text()}')
+    ended = agent.run_to_its_end()
+    assert ended.returncode == 1
+    assert words in ended.stderr.splitlines()[-1]
+    assert agent.rows == []

@@ -80,8 +80,10 @@ def ended(pids: Sequence[int]) -> bool:
 
 
 def test_the_survivors_finish_what_the_dead_have_begun(
-        play: Callable[..., Demo], database_url: str) -> None:
-    running = play('--template', 'webshop', '--seed', '5', '--database', database_url)
+        play: Callable[..., Demo], database_url: str, tmp_path: pathlib.Path) -> None:
+    file = tmp_path / 'demo.conf'
+    file.write_text(f'[database]\nconnection = {database_url}\n')
+    running = play('--template', 'webshop', '--seed', '5', '--config-file', str(file))
     engines = wait_until(lambda: len(running.engines) == 4 and running.engines, 30, 'The start')
     for pid in engines:
         for name in ('cmdline', 'environ'):
@@ -215,9 +217,15 @@ def status_of(arguments: list[str]) -> object:
     (['--seed', 'x'], 2, 'invalid int value'),
     (['--database', 'oracle://u:secret@h/d'], 2, "names the database 'oracle'"),
     (['--database', 'secret'], 2, 'is not a database URL'),
+    (['--database', 'mysql://u:secret@h/d'], 2, 'A command line is no place for a password'),
+    (['--database', 'postgresql://h/d?password=secret'], 2, 'no place for a password'),
+    (['--database', 'sqlite:///x?timeout=long'], 2, 'cannot be used'),
+    (['--database', 'sqlite:///x', '--config-file', 'x'], 2, 'not allowed with'),
+    (['--config-file', '/no/such'], 2, 'The configuration cannot be read'),
+    (['--config-file', os.devnull], 2, 'There is no database'),
     (['--database', 'sqlite://'], 2, 'SQLite database in memory'),
-    (['--database', 'mysql+pymysql://u:secret@127.0.0.1:9/d'], 1, 'cannot be reached'),
-    (['--database', 'postgresql+psycopg://u:secret@127.0.0.1:9/d'], 1, 'cannot be reached'),
+    (['--database', 'mysql+pymysql://u@127.0.0.1:9/d'], 1, 'cannot be reached'),
+    (['--database', 'postgresql+psycopg://u@127.0.0.1:9/d'], 1, 'cannot be reached'),
     (['--database', 'sqlite:////nowhere/at/all.sqlite'], 1, 'cannot be reached'),
 ])
 def test_what_cannot_be_played_is_said_in_a_sentence(

@@ -148,6 +148,17 @@ def test_an_alias_of_itself_ends(tmp_path: pathlib.Path) -> None:
     ('a: !!python/object/apply:os.getpid []', 'is not YAML: could not determine a constructor'),
     ('a: 2021-13-45', 'is not YAML: month must be'),
     ('\x01', 'is not YAML: '),
+    ('a: !!bool maybe', 'is not YAML: '),
+    ('a: !!int ""', 'is not YAML: '),
+    ('a: !!float ""', 'is not YAML: '),
+    ('a: !!timestamp then', 'is not YAML: '),
+    (f'a: {"1" * 5000}', 'is not YAML: '),
+    ('# ' + 'x' * 600_000, 'larger than the 524288 bytes'),
+    (HEAD + 'resources: {"a ": {type: T}}', "'a ' is no name of a resource"),
+    (HEAD + 'resources: {" ": {type: T}}', "' ' is no name of a resource"),
+    (HEAD + 'resources: {"a\\0": {type: T}}', 'is no name of a resource'),
+    (HEAD + 'resources: {"\\ud800": {type: T}}', 'is no name of a resource'),
+    (HEAD + 'resources: {"\\e[2J": {type: T}}', 'is no name of a resource'),
     ('[' * 20000, 'is nested too deeply'),
 ])
 def test_a_malformed_template_is_a_sentence(
@@ -180,6 +191,13 @@ def test_a_file_that_cannot_be_read_is_a_sentence(tmp_path: pathlib.Path) -> Non
     binary.write_bytes(b'\xff\xfe\xff\x00\x80')
     with pytest.raises(errors.TemplateError, match='is not YAML'):
         template.load(binary)
+    with pytest.raises(errors.TemplateError, match='embedded null byte'):
+        template.load(pathlib.Path('a\0b'))
+
+
+def test_what_has_no_end_is_not_read_to_its_end() -> None:
+    with pytest.raises(errors.TemplateError, match='larger than'):
+        template.load(pathlib.Path('/dev/zero'))
 
 
 @given(st.recursive(

@@ -26,7 +26,10 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-from heat_liveness import errors
+from oslo_config import cfg
+
+import heat_liveness
+from heat_liveness import conf, errors
 from heat_liveness.cmd.demo import report, run, template, view
 from heat_liveness.db import database
 
@@ -67,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _play(options: argparse.Namespace, plan: run.Plan, directory: pathlib.Path) -> bool:
     work = template.load(options.template)
-    url = options.database or f'sqlite:///{directory}/demo.sqlite'
+    url = _database(options) or f'sqlite:///{directory}/demo.sqlite'
     title = (f'{PROGRAM}: {len(work.requires)} resources of {work.name}, {plan.engines} engines, '
              f'{database.parse_url(url).get_backend_name()}, --seed {plan.seed}')
     with view.create(title, live=options.live) as shown:
@@ -82,6 +85,29 @@ def _play(options: argparse.Namespace, plan: run.Plan, directory: pathlib.Path) 
     if outcome.ok:
         _forget(played)
     return outcome.ok
+
+
+def _database(options: argparse.Namespace) -> str | None:
+    """Return the URL of the database that was named, if any.
+
+    :raises ConfigError: it cannot be used, or stands with its password in the command line
+    """
+    if options.config_file is not None:
+        config = cfg.ConfigOpts()
+        conf.load(config, ['--config-file', options.config_file], PROGRAM,
+                  heat_liveness.__version__)
+        found = database.parse_url(config.database.connection,
+                                   config.database.connection_parameters)
+        return found.render_as_string(hide_password=False)
+    if options.database is not None:
+        found = database.parse_url(options.database)
+        if found.password or found.query.keys() & {'password', 'passwd'}:
+            raise errors.ConfigError(
+                'A command line is no place for a password, as everybody on this machine can read '
+                'it: write the URL into a file, as [database] connection, and name that with '
+                '--config-file.')
+    named: str | None = options.database
+    return named
 
 
 def _forget(played: run.Run) -> None:
@@ -113,10 +139,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--template', type=_template, default='platform', metavar='FILE',
                         help=f'a HOT template, or one of those shipped: {", ".join(shipped)} '
                              f'(default: %(default)s)')
-    parser.add_argument('--database', metavar='URL',
-                        help='a database of its own for the demo, as in '
-                             'mysql+pymysql://USER:PASSWORD@HOST/DATABASE (default: an SQLite '
-                             'file that is removed afterwards)')
+    named = parser.add_mutually_exclusive_group()
+    named.add_argument('--database', metavar='URL',
+                       help='a database of its own for the demo, without a password, as in '
+                            'postgresql+psycopg:///DATABASE (default: an SQLite file that is '
+                            'removed afterwards)')
+    named.add_argument('--config-file', metavar='FILE',
+                       help='a file that names this database, as [database] connection')
     parser.add_argument('--seed', type=int, metavar='N',
                         help='decides who is hit, and when (default: another one each time)')
     parser.add_argument('--time-limit', type=_number(10, 3600), default=180, metavar='SECONDS',

@@ -31,6 +31,9 @@ from heat_liveness import errors
 LONGEST_NAME = 200
 """Characters of a resource's name that fit into the name of a lock."""
 
+LARGEST_BYTES = 512 * 1024
+"""As much as Heat takes (its ``max_template_size``)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Template:
@@ -49,21 +52,38 @@ def load(path: pathlib.Path) -> Template:
         cannot be put in order
     """
     try:
-        document = yaml.safe_load(path.read_bytes())
-        requires = _requires(document)
+        requires = _requires(_document(_text(path)))
     except OSError as error:
         raise errors.TemplateError(
             f'The template {path} cannot be read: {error.strerror}.') from error
-    except (yaml.YAMLError, ValueError) as error:
-        # PyYAML lets a date that is none through as ValueError.
-        raise errors.TemplateError(
-            f'The template {path} is not YAML: {_where(error)}.') from error
+    except ValueError as error:
+        raise errors.TemplateError(f'The template {path!s:.60} cannot be read: {error}.') from error
     except RecursionError as error:
         raise errors.TemplateError(
             f'The template {path} is nested too deeply.') from error
     except errors.TemplateError as error:
         raise errors.TemplateError(f'The template {path} cannot be used: {error}') from None
     return Template(path.stem, requires)
+
+
+def _text(path: pathlib.Path) -> bytes:
+    with path.open('rb') as file:
+        # A device may have no end.
+        text = file.read(LARGEST_BYTES + 1)
+    if len(text) > LARGEST_BYTES:
+        raise errors.TemplateError(
+            f'it is larger than the {LARGEST_BYTES} bytes that Heat would take.')
+    return text
+
+
+def _document(text: bytes) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise
+    except Exception as error:
+        # Of a value that does not fit its tag PyYAML says whatever happens to it.
+        raise errors.TemplateError(f'it is not YAML: {_where(error)}.') from error
 
 
 def _where(error: Exception) -> str:
@@ -97,9 +117,11 @@ def _requires(document: Any) -> dict[str, frozenset[str]]:
 
 
 def _name(name: Any) -> str:
-    if not isinstance(name, str) or not name or '/' in name:
+    if (not isinstance(name, str) or not name.isprintable() or not name.strip()
+            or name.endswith(' ') or '/' in name):
         raise errors.TemplateError(
-            f'{name!r} is no name of a resource: use text without a slash, in quotes if need be.')
+            f'{name!r:.60} is no name of a resource: use printable text without a slash, and '
+            f'without a space at its end, in quotes if need be.')
     if len(name) > LONGEST_NAME:
         raise errors.TemplateError(
             f'the name of the resource {name[:20]}... is longer than {LONGEST_NAME} characters.')
