@@ -13,6 +13,9 @@
 """What is different on Galera: three nodes that write, and no row lock between them."""
 
 import functools
+import pathlib
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -39,7 +42,8 @@ def urls(galera: Cluster) -> Iterator[list[str]]:
 @pytest.fixture
 def beds(urls: list[str], galera: Cluster) -> Iterator[list[Bed]]:
     """One database with our tables, as seen from each node."""
-    found = [Bed(url) for url in urls]
+    # A cluster on one machine that is busy may be slower than one that is well.
+    found = [Bed(url, read_timeout=60) for url in urls]
     migration.sync(found[0].database)
     galera.settle()
     yield found
@@ -51,7 +55,7 @@ def beds(urls: list[str], galera: Cluster) -> Iterator[list[Bed]]:
 def test_every_node_sees_what_another_has_just_committed(beds: list[Bed]) -> None:
     """I7: whether an engine is dead is asked of a node that has caught up."""
     beds[0].engine('e1')
-    for number in range(1, 101):
+    for number in range(1, 31):
         assert beds[number % 3].members.beat('e1')
         assert beds[(number + 1) % 3].row('e1').report_count == number
 
@@ -156,9 +160,8 @@ def test_a_lock_acquired_on_all_nodes_at_once_has_one_owner(beds: list[Bed]) -> 
 
 def test_of_receivers_on_all_nodes_one_uses_a_token(beds: list[Bed], galera: Cluster) -> None:
     """I9."""
-    heats = [Heat(beds[0].url)]
+    heat = Heat(beds[0].url)
     galera.settle()
-    heat = heats[0]
     try:
         for number in range(1, 10):
             order = heat.order(number)
@@ -171,12 +174,22 @@ def test_of_receivers_on_all_nodes_one_uses_a_token(beds: list[Bed], galera: Clu
         heat.close()
 
 
-def test_syncs_on_all_nodes_at_once_make_the_tables(urls: list[str]) -> None:
-    databases = [Database(url, read_timeout=90) for url in urls]
-    results = at_once(*(functools.partial(migration.sync, each) for each in databases))
-    assert {result[1] for result in results if isinstance(result, tuple)} == {migration.head()}
-    assert not [each for each in results if isinstance(each, BaseException)], results
-    for database in databases:
+def test_syncs_on_all_nodes_at_once_make_the_tables_and_frighten_nobody(
+        urls: list[str], tmp_path: pathlib.Path) -> None:
+    """As processes: alembic's context belongs to a whole process."""
+    commands = []
+    for number, url in enumerate(urls):
+        file = tmp_path / f'{number}.conf'
+        file.write_text(f'[database]\nconnection = {url}\n')
+        commands.append(subprocess.Popen(
+            [sys.executable, '-m', 'heat_liveness.cmd.manage', '--config-file', str(file),
+             'db', 'sync'], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    for command in commands:
+        said = command.communicate(timeout=250)[0]
+        assert command.returncode == 0, said
+        assert 'rror' not in said
+    for url in urls:
+        database = Database(url, read_timeout=60)
         migration.check(database)
         with database.transaction() as connection:
             for table in models.metadata.tables.values():
@@ -184,6 +197,21 @@ def test_syncs_on_all_nodes_at_once_make_the_tables(urls: list[str]) -> None:
                     table.name)}
                 assert {index.name for index in table.indexes} <= present
         database.close()
+
+
+def test_a_sync_completes_what_one_that_was_killed_has_begun(urls: list[str]) -> None:
+    database = Database(urls[0], read_timeout=60)
+    migration.sync(database)
+    with database.transaction() as connection:
+        connection.exec_driver_sql('DROP TABLE liveness_takeover')
+        connection.exec_driver_sql('DROP INDEX liveness_service_boot_id ON liveness_service')
+        connection.exec_driver_sql(f'DELETE FROM {models.VERSION_TABLE}')
+    assert migration.sync(database) == (None, migration.head())
+    with database.transaction() as connection:
+        assert sa.inspect(connection).has_table('liveness_takeover')
+        assert 'liveness_service_boot_id' in {
+            index['name'] for index in sa.inspect(connection).get_indexes('liveness_service')}
+    database.close()
 
 
 def test_no_table_is_without_a_primary_key(beds: list[Bed]) -> None:
@@ -195,14 +223,18 @@ def test_no_table_is_without_a_primary_key(beds: list[Bed]) -> None:
 def test_a_node_that_refuses_is_left_for_a_better_one(beds: list[Bed], galera: Cluster) -> None:
     """1047, as from a node without a quorum: a proxy may have another by now."""
     beds[1].engine('e1')
-    assert beds[1].row('e1').live
-    before = beds[1].database._autocommit.pool.checkedin()  # type: ignore[attr-defined]
-    assert before
+
+    def connection_id() -> int:
+        with beds[1].database.autocommit() as connection:
+            return int(connection.scalar(sa.text('SELECT CONNECTION_ID()')))
+
+    before = connection_id()
+    assert connection_id() == before
     galera.nodes[1].execute('SET GLOBAL wsrep_reject_queries = ALL')
     try:
         with pytest.raises(errors.DatabaseError):
             beds[1].row('e1')
-        assert not beds[1].database._autocommit.pool.checkedin()  # type: ignore[attr-defined]
     finally:
         galera.nodes[1].execute('SET GLOBAL wsrep_reject_queries = NONE')
+    assert connection_id() != before
     assert beds[1].row('e1').live
