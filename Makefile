@@ -9,6 +9,7 @@ export PYTHON
 BIN = $(VENV)/bin
 # The programs alone: the package mariadb-server would bring a service and its data along.
 MARIADB = mariadb-server-core mariadb-client-core
+GALERA = galera-4
 REQUIREMENTS = setup.py pyproject.toml requirements.txt test-requirements.txt
 
 .PHONY: help demo test test-heat test-heat-versions test-faults bench cover lint sample clean
@@ -39,7 +40,7 @@ demo: $(VENV)/stamp-demo
 	@$(BIN)/heat-liveness-demo $(DEMO_ARGS)
 
 test: $(VENV)/stamp-test
-	@tools/packages.sh $(MARIADB) postgresql
+	@tools/packages.sh $(MARIADB) $(GALERA) postgresql
 	$(BIN)/pytest tests --ignore=tests/heat --ignore=tests/heat_versions \
 	    --ignore=tests/faults $(PYTEST_ARGS)
 
@@ -51,7 +52,7 @@ test-heat-versions: $(VENV)/stamp-test
 	$(BIN)/pytest tests/heat_versions $(PYTEST_ARGS)
 
 test-faults: $(VENV)/stamp-test
-	@tools/packages.sh $(MARIADB) postgresql
+	@tools/packages.sh $(MARIADB) $(GALERA) postgresql
 	timeout --foreground --signal=INT --kill-after=30 $(FAULTS_TIMEOUT) \
 	    $(BIN)/pytest tests/faults $(PYTEST_ARGS)
 
@@ -60,7 +61,7 @@ bench: $(VENV)/stamp-test
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 cover: $(VENV)/stamp-test
-	@tools/packages.sh $(MARIADB) postgresql
+	@tools/packages.sh $(MARIADB) $(GALERA) postgresql
 	$(BIN)/pytest tests --ignore=tests/heat --ignore=tests/heat_versions \
 	    --ignore=tests/faults --cov --cov-report=term-missing \
 	    $(PYTEST_ARGS)

@@ -23,18 +23,19 @@ from typing import TypeVar
 
 import pytest
 
+from tests.bed import galera as galera_bed
 from tests.bed import mariadb as mariadb_bed
 from tests.bed import postgresql as postgresql_bed
 from tests.bed import server
 
-S = TypeVar('S', bound=server.Server)
+S = TypeVar('S', server.Server, galera_bed.Cluster)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that ask for one server with its name."""
     for item in items:
-        for name in ('mariadb', 'postgresql'):
+        for name in ('mariadb', 'postgresql', 'galera'):
             if name in getattr(item, 'fixturenames', ()):
                 item.add_marker(name)
 
@@ -51,6 +52,12 @@ def postgresql_server() -> Iterator[postgresql_bed.PostgreSQL]:
     yield from _served(postgresql_bed.PostgreSQL)
 
 
+@pytest.fixture(scope='session')
+def galera_cluster() -> Iterator[galera_bed.Cluster]:
+    """Three nodes for the whole session; a test takes ``galera``."""
+    yield from _served(galera_bed.Cluster)
+
+
 @pytest.fixture
 def mariadb(mariadb_server: mariadb_bed.MariaDB) -> Iterator[mariadb_bed.MariaDB]:
     """The MariaDB server, healed after the test."""
@@ -64,6 +71,13 @@ def postgresql(
     """The PostgreSQL server, healed after the test."""
     yield postgresql_server
     postgresql_server.heal()
+
+
+@pytest.fixture
+def galera(galera_cluster: galera_bed.Cluster) -> Iterator[galera_bed.Cluster]:
+    """The cluster of three nodes, healed after the test."""
+    yield galera_cluster
+    galera_cluster.heal()
 
 
 @pytest.fixture(params=[

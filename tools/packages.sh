@@ -14,6 +14,7 @@ present() {
     case $1 in
         mariadb-server-core) command -v mariadbd && command -v mariadb-install-db ;;
         mariadb-client-core) command -v my_print_defaults ;;
+        galera-4) ls /usr/lib/galera/libgalera_smm.so ;;
         postgresql) command -v postgres || ls /usr/lib/postgresql/*/bin/postgres ;;
         python3-venv) "${PYTHON:-python3}" -c 'import ensurepip, venv' ;;
         *) command -v "$1" ;;

@@ -43,6 +43,11 @@ class MariaDB(server.Server):
             return False
 
     def drop_database(self, url: str) -> None:
+        self.cut_off(url)
+        self.execute(f'DROP DATABASE `{sa.make_url(url).database}`')
+
+    def cut_off(self, url: str) -> None:
+        """Cut the connections to a database."""
         database = sa.make_url(url).database
         clients = self.execute(
             f"SELECT id FROM information_schema.processlist WHERE db = '{database}'")
@@ -51,7 +56,6 @@ class MariaDB(server.Server):
                 self.execute(f'KILL {client}')
             except pymysql.OperationalError:
                 continue  # it has gone by itself
-        self.execute(f'DROP DATABASE `{database}`')
 
     def _prepare(self) -> None:
         server.find_program('mariadbd', '/usr/sbin')

@@ -195,13 +195,14 @@ class Server(abc.ABC):
     def _create_database(self, database: str) -> None:
         """Create a database that belongs to the account."""
 
-    def _run(self, *command: str) -> None:
-        """Run a program that prepares the server."""
-        done = subprocess.run(
+    def _run(self, *command: str) -> str:
+        """Run a program that prepares the server, and return what it says."""
+        done: subprocess.CompletedProcess[str] = subprocess.run(
             command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             cwd=self.directory, **processes.unprivileged())
         if done.returncode != 0:
             raise DoesNotStart(f'{command[0]} failed:\n{done.stdout}')
+        return done.stdout
 
     def _start_on_a_free_port(self) -> None:
         # Another may take the port between our look and the server's.
