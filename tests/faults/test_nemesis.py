@@ -67,9 +67,10 @@ def test_the_promises_hold(
         nemesis.carry_out(crew, blows)
         crew.converge()
         history = crew.history()
-        found = checker.check(history, nemesis.rules(crew.settings))
-        count(database, 'all' if len(faults) > 3 else fault,
-              figures(history, found, crew.unclear()))
+        found = nemesis.judge(crew, history)
+        count(database, 'all' if len(faults) > 3 else fault, {
+            **figures(history, found), 'unclear outcomes': crew.unclear(),
+            'starved': int(crew.starved)})
     finally:
         crew.close()
     assert not found, verdict(found, seed, blows)
@@ -77,8 +78,8 @@ def test_the_promises_hold(
     assert Counter(type(event) for event in history)[events.Declared]
 
 
-def figures(history: Sequence[events.Event], found: Sequence[checker.Fault],
-            unclear: int) -> dict[str, int]:
+def figures(history: Sequence[events.Event],
+            found: Sequence[checker.Fault]) -> dict[str, int]:
     """Return the figures of one run, by the names of the columns."""
     broken = Counter(fault.invariant for fault in found)
     return {
@@ -90,7 +91,6 @@ def figures(history: Sequence[events.Event], found: Sequence[checker.Fault],
         'lost': len(unfinished(history)),
         'doubles': broken[1] + broken[2] + broken[9],
         'zombie writes': broken[3],
-        'unclear outcomes': unclear,
         'pieces of work': sum(isinstance(event, events.Owned) and event.how == 'acquire'
                               for event in history),
     }

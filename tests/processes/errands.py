@@ -89,8 +89,8 @@ class Boy:
         self.tell('Started', **whose)
         for step in range((task.progress or {}).get('step', 0), task.arguments['steps']):
             task.record({'step': step + 1, 'engine': self._engine_id, **whose})
-            self.tell('Called', **whose)
             _pause(STEP_SECONDS)
+            self.tell('Called', **whose)
         if task.arguments['end'] == 'fail':
             raise ValueError('As it was told to.')
         if task.arguments['end'] == 'release':
