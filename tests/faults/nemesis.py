@@ -96,7 +96,7 @@ class Crew(Fleet):
                  settings: conf.Settings = SETTINGS, engines: int = ENGINES) -> None:
         self.bed = bed
         super().__init__(bed.url, folder, settings)
-        self._audit = sa.create_engine(bed.url)
+        self._audit = sa.create_engine(bed.url, pool_pre_ping=True)
         audit.install(self._audit)
         bed.settle()
         self._planted = planted

@@ -50,7 +50,7 @@ def _cells() -> Iterator[object]:
         for fault in faults:
             yield pytest.param(database, fault, SEED, marks=pytest.mark.long)
         yield pytest.param(database, '+'.join(faults), SEED, marks=pytest.mark.long,
-                           id=f'{database}-all-{SEED}')
+                           id=f'{database}-everything-{SEED}')
 
 
 @pytest.mark.parametrize(('database', 'fault', 'seed'), [*_cells()])
@@ -68,7 +68,7 @@ def test_the_promises_hold(
         crew.converge()
         history = crew.history()
         found = nemesis.judge(crew, history)
-        count(database, 'all' if len(faults) > 3 else fault, {
+        count(database, 'everything' if len(faults) > 3 else fault, {
             **figures(history, found), 'unclear outcomes': crew.unclear(),
             'starved': int(crew.starved)})
     finally:
