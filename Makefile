@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
-FAULTS_TIMEOUT ?= $(if $(LONG),65m,15m)
+FAULTS_TIMEOUT ?= $(if $(LONG),75m,15m)
 export PYTHON
 
 BIN = $(VENV)/bin
@@ -52,9 +52,9 @@ test-heat-versions: $(VENV)/stamp-test
 	$(BIN)/pytest tests/heat_versions $(PYTEST_ARGS)
 
 test-faults: $(VENV)/stamp-test
-	@tools/packages.sh $(MARIADB) $(GALERA) postgresql
+	@tools/packages.sh $(MARIADB) $(GALERA) postgresql faketime
 	timeout --foreground --signal=INT --kill-after=30 $(FAULTS_TIMEOUT) \
-	    $(BIN)/pytest tests/faults $(PYTEST_ARGS)
+	    $(BIN)/pytest tests/faults -n 2 --dist worksteal $(PYTEST_ARGS)
 
 bench: $(VENV)/stamp-test
 	@tools/packages.sh $(MARIADB) postgresql

@@ -12,9 +12,9 @@
 
 """The databases of the nemesis, with clocks of their own, and the table at the end of the run."""
 
-import collections
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
 
@@ -23,11 +23,7 @@ from tests.bed.mariadb import MariaDB
 from tests.bed.postgresql import PostgreSQL
 from tests.faults.databases import Bed, Galera, OneServer, SQLite
 
-CELLS = pytest.StashKey[dict[tuple[str, str], 'collections.Counter[str]']]()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[CELLS] = {}
+Cells = Mapping[tuple[str, str], Mapping[str, int]]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -38,13 +34,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if cells := terminalreporter.config.stash[CELLS]:
+    reports = [report for outcome in ('passed', 'failed')
+               for report in terminalreporter.getreports(outcome)]
+    if found := cells(reports):
         terminalreporter.section('nemesis')
-        for line in table(cells):
+        for line in table(found):
             terminalreporter.line(line)
 
 
-def table(cells: Mapping[tuple[str, str], Mapping[str, int]]) -> Iterator[str]:
+def cells(reports: Sequence[pytest.TestReport]) -> Cells:
+    """Add the figures of all runs up, by database and fault; tests may run in other processes."""
+    found: dict[tuple[str, str], Counter[str]] = {}
+    for report in reports:
+        for name, value in report.user_properties if report.when == 'call' else ():
+            if name == 'nemesis':
+                database, fault, figures = value
+                found.setdefault((database, fault), Counter()).update(figures)
+    return found
+
+
+def table(cells: Cells) -> Iterator[str]:
     """Yield the lines of the table: a row for each database and fault."""
     names = list(next(iter(cells.values())))
     rows = [('database', 'fault', *names),
@@ -56,12 +65,10 @@ def table(cells: Mapping[tuple[str, str], Mapping[str, int]]) -> Iterator[str]:
 
 
 @pytest.fixture
-def count(request: pytest.FixtureRequest) -> Callable[[str, str, Mapping[str, int]], None]:
+def count(record_property: Callable[[str, object], None]) -> Callable[..., None]:
     """Add figures to a row of the table."""
     def add(database: str, fault: str, figures: Mapping[str, int]) -> None:
-        cell = request.config.stash[CELLS].setdefault((database, fault), collections.Counter())
-        for name, figure in figures.items():
-            cell[name] += figure
+        record_property('nemesis', (database, fault, figures))
     return add
 
 

@@ -118,6 +118,9 @@ class Galera(Bed):
         self._cluster = cluster
         self.url = cluster.create_database()
         self._urls = cluster.urls(self.url)
+        for node in cluster.nodes:
+            # A node that replicates refuses triggers to all but the administrator.
+            node.execute('SET GLOBAL log_bin_trust_function_creators = ON')
 
     def port(self, place: int) -> int:
         return self._cluster.nodes[place % len(self._urls)].port

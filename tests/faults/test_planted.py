@@ -12,18 +12,20 @@
 
 """The judge finds what the nemesis is there for: engines with a bug planted in them are caught."""
 
+import itertools
 import pathlib
 import signal
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.bed.clocks import HOUR_SECONDS
 from tests.bed.waiting import wait_until
 from tests.faults import nemesis
 from tests.faults.databases import Bed
 from tests.history import events
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(400)]
 
 
 @pytest.fixture
@@ -44,6 +46,10 @@ def crew_with(open_bed: Callable[[str], Bed],
 
 def broken(crew: nemesis.Crew) -> set[int]:
     return {fault.invariant for fault in nemesis.judge(crew, crew.history())}
+
+
+def beats(crew: nemesis.Crew) -> int:
+    return sum(isinstance(event, events.Beat) for event in crew.history())
 
 
 def cut_off(crew: nemesis.Crew) -> None:
@@ -80,9 +86,18 @@ def test_a_write_that_names_no_owner(crew_with: Callable[[str], nemesis.Crew]) -
 def test_a_clock_that_is_believed(crew_with: Callable[[str], nemesis.Crew]) -> None:
     crew = crew_with('the clock is believed')
     crew.begin()
-    crew.note(events.Stepped, node='database', seconds=3600)
-    crew.bed.step(0, 3600)
-    wait_until(lambda: {5, 15} <= broken(crew), 60, 'The discovery of a robbery')
+    hours = itertools.cycle([1, 0])
+
+    def robbed_after_a_step() -> bool:
+        # A beat makes the row young again, so somebody has to look before that.
+        seconds = next(hours) * HOUR_SECONDS
+        crew.note(events.Stepped, node='database', seconds=seconds)
+        crew.bed.step(0, seconds)
+        seen = beats(crew)
+        wait_until(lambda: beats(crew) > seen + len(crew.slots), 60, 'A beat of each engine')
+        return {5, 15} <= broken(crew)
+
+    wait_until(robbed_after_a_step, 60, 'The discovery of a robbery')
 
 
 def test_a_declaration_without_a_watch(crew_with: Callable[[str], nemesis.Crew]) -> None:
@@ -90,6 +105,12 @@ def test_a_declaration_without_a_watch(crew_with: Callable[[str], nemesis.Crew])
     crew.begin()
     slot = crew.slots[2]
     slot.signal(signal.SIGSTOP, events.Stopped)
+    wait_until(lambda: 5 in broken(crew), 60, 'The discovery of a robbery')
+
+
+def test_a_takeover_from_the_living(crew_with: Callable[[str], nemesis.Crew]) -> None:
+    crew = crew_with('the living are relieved')
+    crew.begin()
     wait_until(lambda: 5 in broken(crew), 60, 'The discovery of a robbery')
 
 
@@ -104,7 +125,8 @@ def test_poison_is_set_aside(crew_with: Callable[[str], nemesis.Crew]) -> None:
     crew = crew_with('')
     crew.begin()
     crew.fill(crew.slots[0], 'poison', task='poison')
-    wait_until(lambda: crew.lock('poison').status == 'quarantined', 180, 'The quarantine')
+    wait_until(lambda: any(isinstance(event, events.Wrote) and event.what == 'quarantine'
+                           for event in crew.history()), 180, 'The quarantine')
     crew.note(events.Healed)
     crew.converge()
     assert nemesis.judge(crew, crew.history()) == []

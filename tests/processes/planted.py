@@ -15,12 +15,15 @@
 Each takes one guard away, as a careless change could.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
 
+import sqlalchemy as sa
+
 from heat_liveness import detection, fence
-from heat_liveness.db import models
+from heat_liveness.db import locks, models
 from heat_liveness.db.locks import LockRow, Locks
 from heat_liveness.db.members import Members, ServiceRow
 from heat_liveness.membership import Membership
@@ -37,10 +40,10 @@ def _write_unguarded() -> None:
     _open_the_gate()
     Membership._missing = lambda membership: None  # type: ignore[method-assign]
 
-    def write(locks: Locks, row: LockRow, **values: Any) -> bool:
+    def write(store: Locks, row: LockRow, **values: Any) -> bool:
         if 'progress' in values:
             values['progress'] = json.dumps(values['progress'])
-        with locks._database.autocommit() as connection:
+        with store._database.autocommit() as connection:
             connection.execute(
                 models.lock.update().where(models.lock.c.id == row.id).values(**values))
         return True
@@ -56,7 +59,7 @@ def _believe_the_clock() -> None:
 
 def _do_not_quarantine() -> None:
     """Pass work on however many died of it."""
-    def quarantine(locks: Locks, *args: object) -> list[Any]:
+    def quarantine(store: Locks, *args: object) -> list[Any]:
         return []
 
     Locks.quarantine = quarantine  # type: ignore[assignment,method-assign]
@@ -74,10 +77,24 @@ def _declare_unseen() -> None:
         lambda observer, row, seen: float('inf'))
 
 
+def _relieve_the_living() -> None:
+    """Take work over whoever owns it."""
+    scan = detection.Observer.scan
+    locks.ended = lambda engine_id: sa.true()
+
+    def all_ended(observer: detection.Observer) -> detection.Scan:
+        others = [dataclasses.replace(row, state='left') for row in observer._members.all()
+                  if row.engine_id != observer._me.engine_id]
+        return dataclasses.replace(scan(observer), ended=others)
+
+    detection.Observer.scan = all_ended  # type: ignore[method-assign]
+
+
 BUGS: dict[str, Callable[[], None]] = {
     'the gate is always open': _open_the_gate,
     'a write names no owner': _write_unguarded,
     'the clock is believed': _believe_the_clock,
     'nothing is quarantined': _do_not_quarantine,
+    'the living are relieved': _relieve_the_living,
     'nobody is watched': _declare_unseen,
 }
