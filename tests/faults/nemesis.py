@@ -259,6 +259,16 @@ def _network(mode: Mode, seconds: float) -> Doing:
     return harm
 
 
+def moved(crew: Crew, slot: Slot) -> Harm:
+    """Let a load balancer choose another node, which may not have all that this one had."""
+    for place in (slot.number + 1, slot.number):
+        port = crew.bed.port(place)
+        assert slot.proxy is not None
+        assert port is not None
+        slot.proxy.lead_to(port)
+        yield SHORT
+
+
 def _clock(hours: int) -> Doing:
     def harm(crew: Crew, slot: Slot) -> Harm:
         # To the checker an engine's clock is one more that robs nobody.
@@ -310,7 +320,7 @@ FAULTS: dict[str, dict[str, Doing]] = {
     'mariadb': {**_SIGNALS, **_NETWORK, **_SERVER},
     'postgresql': {**_SIGNALS, **_NETWORK, **_SERVER},
     'galera': {
-        **_SIGNALS, **_NETWORK,
+        **_SIGNALS, **_NETWORK, 'moved to another node': moved,
         'node frozen': _database('frozen', LONG), 'node killed': _database('killed', 3),
         'quorum lost': _database('quorum lost', LONG),
         'node clock an hour ahead': _database_clock(1),
