@@ -4,7 +4,7 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 MUTATE_ARGS ?=
-FAULTS_TIMEOUT ?= $(if $(LONG),65m,15m)
+FAULTS_TIMEOUT ?= $(if $(LONG),75m,15m)
 export PYTHON
 
 BIN = $(VENV)/bin
@@ -59,9 +59,9 @@ test-heat-versions: $(VENV)/stamp-test
 	$(BIN)/pytest tests/heat_versions $(PYTEST_ARGS)
 
 test-faults: $(VENV)/stamp-test
-	@tools/packages.sh $(MARIADB) $(GALERA) postgresql
+	@tools/packages.sh $(MARIADB) $(GALERA) postgresql faketime
 	timeout --foreground --signal=INT --kill-after=30 $(FAULTS_TIMEOUT) \
-	    $(BIN)/pytest tests/faults $(PYTEST_ARGS)
+	    $(BIN)/pytest tests/faults -n 2 --dist worksteal $(PYTEST_ARGS)
 
 bench: $(VENV)/stamp-test
 	@tools/packages.sh $(MARIADB) postgresql

@@ -160,10 +160,12 @@ class Cluster:
             node.peers = [peer for peer in self.nodes if peer is not node]
 
     @classmethod
-    def create(cls) -> Self:
-        """Make the nodes and start them; raises as ``Server.create``."""
+    def create(cls, *, steppable: bool = False) -> Self:
+        """Make the nodes and start them; as ``Server.create``."""
         cluster = cls()
         try:
+            for node in cluster.nodes if steppable else ():
+                node.get_clock()
             cluster.nodes[0].build(founds=True)
             for node in cluster.nodes[1:]:
                 node.build()

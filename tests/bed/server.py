@@ -32,7 +32,7 @@ from typing import Any, ClassVar, Self
 
 import sqlalchemy as sa
 
-from tests.bed import processes, waiting
+from tests.bed import clocks, processes, waiting
 
 USER = 'liveness'
 # It needs quoting in a URL, in SQL and in alembic's configuration: whoever forgets it, fails.
@@ -67,11 +67,17 @@ class Server(abc.ABC):
         self.data = self.directory / 'data'
         self.log = self.directory / 'log'
         self.port = 0
+        self.clock: clocks.Clock | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def create(cls) -> Self:
+    def create(cls, *, steppable: bool = False) -> Self:
         """Make a server and start it.
+
+        Parameters
+        ----------
+        steppable : bool
+            Whether it goes by a wall clock of its own, ``clock``.
 
         Raises
         ------
@@ -82,6 +88,8 @@ class Server(abc.ABC):
         """
         server = cls()
         try:
+            if steppable:
+                server.get_clock()
             server._prepare()
             server._start_on_a_free_port()
             server._create_account()
@@ -89,6 +97,10 @@ class Server(abc.ABC):
             server.destroy()
             raise
         return server
+
+    def get_clock(self) -> None:
+        """Let the server go by a wall clock of its own, once it is started again."""
+        self.clock = clocks.Clock(self.directory / 'clock')
 
     def destroy(self) -> None:
         """Kill the server and remove what it stored."""
@@ -115,9 +127,10 @@ class Server(abc.ABC):
             It ends at once.
         """
         assert not self.running
+        before = self.clock.command if self.clock else []
         with self.log.open('ab') as log:
             self._process = processes.spawn(
-                self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                [*before, *self._command()], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 cwd=self.directory, **processes.unprivileged())
         self._wait_until_it_answers()
 
