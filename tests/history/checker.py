@@ -389,10 +389,15 @@ def _leavers_are_relieved(events: Sequence[Event], rules: Rules) -> Iterator[str
 def _no_heirs(events: Sequence[Event], rules: Rules) -> Iterator[str]:
     """A new process is a new engine, and claims from itself only what is its own."""
     ended = set()
+    killed: dict[str, float] = {}
     for event in events:
-        if isinstance(event, Declared | Left | Killed):
+        if isinstance(event, Declared | Left):
             ended.add(event.engine)
-        elif isinstance(event, Joined) and event.engine in ended:
+        elif isinstance(event, Killed):
+            killed[event.engine] = event.at
+        elif isinstance(event, Joined) and (
+                event.engine in ended
+                or event.at - killed.get(event.engine, event.at) > rules.statement_time):
             yield f'{_s(event)} engine {event.engine} joined again after its end.'
         elif isinstance(event, Owned) and (event.how == 'reclaim') != (
                 event.previous == event.engine):
