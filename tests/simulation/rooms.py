@@ -34,7 +34,16 @@ from heat_liveness.db.locks import LockRow
 from heat_liveness.db.locks import _entry as history_entry
 from heat_liveness.db.members import ServiceRow
 from tests.history.events import (
-    Beat, Declared, Drained, Joined, Journalled, Left, Owned, Purged, Wrote)
+    Beat,
+    Declared,
+    Drained,
+    Joined,
+    Journalled,
+    Left,
+    Owned,
+    Purged,
+    Wrote,
+)
 from tests.simulation.store import Statement, Transaction, changed
 
 _EPOCH = datetime.datetime(2026, 1, 1)  # noqa: DTZ001 - as the database has it
@@ -220,14 +229,14 @@ class Members:
         name, guards = row.engine_id, self._guards
 
         def swap(tx: Transaction) -> bool:
-            now = tx.get('service', name)
+            now, begun = tx.get('service', name), tx.begun
             return now is not None and self._update(
                 tx, name,
                 lambda it: ((it.count == row.report_count or not guards.count)
                             and it.state in _LIVE
                             and (not guards.alive or _alive(tx, observer_id))),
                 lambda at: Declared(at=at, engine=name, by=observer_id, seen=row.report_count,
-                                    count=now.count, evidence=evidence, mass=mass),
+                                    count=now.count, evidence=evidence, mass=mass, begun=begun),
                 state='dead', declared_by=observer_id, declared_at=tx.time(), evidence=evidence,
                 mass=mass)
 
@@ -272,9 +281,10 @@ class Members:
                             lock.engine_id == engine_id for lock in tx.all('lock'))))
                         or not (actor_id is None or _alive(tx, actor_id))):
                     return False
+                begun = tx.begun
                 tx.lock('service', engine_id)
-                tx.put('service', engine_id, None,
-                       lambda at: Purged(at=at, engine=engine_id, by=actor_id or 'operator'))
+                tx.put('service', engine_id, None, lambda at: Purged(
+                    at=at, engine=engine_id, by=actor_id or 'operator', begun=begun))
                 return True
             return statement
         return [engine_id for engine_id in engine_ids
@@ -335,8 +345,9 @@ class Locks:
                     or (self._guards.alive and not _alive(tx, me))):
                 return False
             tx.lock('lock', name)
+            begun = tx.begun
             tx.put('lock', name, dataclasses.replace(now, **values), lambda at: Wrote(
-                at=at, lock=name, generation=row.generation, engine=me, what=what))
+                at=at, lock=name, generation=row.generation, engine=me, what=what, begun=begun))
             return True
         return bool(self._database.autocommit(statement))
 
@@ -439,6 +450,7 @@ class Locks:
                     or (guards.ended and ended is not None and not _ended(tx, ended))):
                 return None
             moved = []
+            begun = tx.begun
             for row in rows:
                 now = tx.get('lock', row.name)
                 if (now is None or (guards.owner and now.engine_id != owner_id)
@@ -451,7 +463,7 @@ class Locks:
                     new = dataclasses.replace(now, generation=now.generation + 1, **values(row))
                     tx.put('lock', row.name, new, lambda at, row=row: Wrote(
                         at=at, lock=row.name, generation=row.generation, engine=taker_id,
-                        what='quarantine'))
+                        what='quarantine', begun=begun))
                     moved.append(new)
                 else:
                     moved.append(_own(tx, now, how, **values(row)))
@@ -462,9 +474,10 @@ class Locks:
 def _own(tx: Transaction, row: LockRow, how: Any, **values: Any) -> LockRow:
     """Write a lock's new term."""
     new = dataclasses.replace(row, generation=row.generation + 1, **values)
+    begun = tx.begun
     tx.put('lock', row.name, new, lambda at: Owned(
         at=at, lock=row.name, generation=new.generation, engine=str(new.engine_id),
-        previous=row.engine_id, how=how))
+        previous=row.engine_id, how=how, begun=begun))
     return new
 
 

@@ -46,7 +46,7 @@ class Hub:
 
     def __init__(self, seed: int) -> None:
         self.now = 0.0
-        self.chance = random.Random(seed)  # noqa: S311
+        self.chance = random.Random(seed)
         self.preempting = 0.0
         self._queue: list[tuple[float, int, Callable[..., Any], tuple[Any, ...]]] = []
         self._number = 0

@@ -139,6 +139,7 @@ class Transaction:
         self.changes: dict[Key, Any] = {}
         self.locked: list[Key] = []
         self.facts: list[Fact] = []
+        self.begun: float | None = None
         self.over = False
         self.committing = False
         """Its COMMIT has arrived: it lasts, or fails, whoever is there to learn of it."""
@@ -149,6 +150,8 @@ class Transaction:
     def begin_statement(self) -> None:
         """Forget what earlier statements were answered."""
         self._answers = {}
+        # What was visible on another node is not for this history to say.
+        self.begun = self.cluster.hub.now if len(self.cluster.nodes) == 1 else None
 
     def once(self, question: Any, ask: Callable[[], Any]) -> Any:
         """Return the answer that this statement was given first."""

@@ -21,6 +21,7 @@ has ended and every death is declared, or it is plain that this will not be.
 import dataclasses
 import logging
 import random
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,17 @@ from heat_liveness.agent import Liveness
 from heat_liveness.work import Context, native
 from tests.history import checker
 from tests.history.events import (
-    Called, Continued, Cut, Event, Healed, Joined, Killed, Outage, Started, Stepped, Stopped)
+    Called,
+    Continued,
+    Cut,
+    Event,
+    Healed,
+    Killed,
+    Outage,
+    Started,
+    Stepped,
+    Stopped,
+)
 from tests.simulation import rooms, scheduler
 from tests.simulation.network import LONGEST_LATE, Connections
 from tests.simulation.plan import Incident, Job, Plan
@@ -40,10 +51,6 @@ from tests.simulation.store import Cluster
 CONVERGENCE = 900.0
 """Seconds after the end of all faults in which all work ends; a poison takes four deaths."""
 DETECTION = 300.0
-
-
-class Broken(Exception):
-    """A thread of an engine ended with an error that the product does not foresee."""
 
 
 @dataclasses.dataclass
@@ -116,7 +123,7 @@ class Engine(Process):
         self.live = Liveness(
             self.identity, self.settings, database, self._work, clock=self.clock,  # type: ignore[arg-type]
             timer=Timer(self.hub, self.clock, lambda: self.end('fence')),
-            chance=random.Random(world.hub.chance.random()), end=self._dead)  # noqa: S311
+            chance=random.Random(world.hub.chance.random()), end=self._dead)
         self.live.begin(lambda: self.spawn('scan', self._scan))
 
     def _work(self, context: Context) -> native.NativeWork:
@@ -164,9 +171,13 @@ class Engine(Process):
         self.world.tell(Started(at=self.hub.now, **where))
         arguments = task.arguments
         outcome = arguments['outcome']
+        assert self.live is not None
         for step in range(task.progress or 0, arguments['steps']):
-            self.world.tell(Called(at=self.hub.now, **where))
-            scheduler.current().wait(arguments['pace'])
+            for _ in range(2):
+                self.live.gate.wait()
+                scheduler.pause_point()
+                self.world.tell(Called(at=self.hub.now, **where))
+                scheduler.current().wait(arguments['pace'] / 2)
             if outcome == 'poison':
                 self.end('crash')
                 scheduler.current().wait()
@@ -213,9 +224,10 @@ class World:
         self.injected: list[int] = []
         self._cuts = [0] * len(plan.machines)
         self._away: dict[str, int] = {}
+        self._quiet = LONGEST_LATE + 10 if {'late', 'late_commit'} & plan.rates.keys() else 10
         self._rates = list(plan.rates.items())
         self._total = sum(plan.rates.values())
-        self._faults = random.Random(plan.seed + 1)  # noqa: S311
+        self._faults = random.Random(plan.seed + 1)
 
     # What befalls calls.
 
@@ -331,13 +343,16 @@ class World:
         self.hub.after(incident.seconds, setattr, node, 'lag', 0.003)
 
     def _down(self, incident: Incident) -> None:
-        node = self.cluster.nodes[incident.where]
         self._lag(incident)
-        self._count_down(node.name, 1)
-        self.hub.after(incident.seconds, self._count_down, node.name, -1)
+        self._set_down(incident.where, 1)
+        self.hub.after(incident.seconds, self._set_down, incident.where, -1)
 
-    def _count_down(self, name: str, more: int) -> None:
-        self._away[name] = self._away.get(name, 0) + more
+    def _set_down(self, number: int, more: int) -> None:
+        node = self.cluster.nodes[number]
+        self._away[node.name] = self._away.get(node.name, 0) + more
+        for engine in self.slots:
+            if engine is not None and engine.slot % self.plan.nodes == number:
+                self.tell(Cut(at=self.hub.now, engine=engine.name, began=more > 0))
 
     def submit(self, job: Job) -> None:
         """Hand work to the engine of a slot, or to the next one there."""
@@ -357,7 +372,7 @@ class World:
 
     def settled(self) -> bool:
         """Whether nothing is left to be done."""
-        if self.healed is None or self.hub.now < self.healed + LONGEST_LATE + 10:
+        if self.healed is None or self.hub.now < self.healed + self._quiet:
             return False
         rows = self.cluster.nodes[0].rows
         if any(row.engine_id is not None for row in rows['lock'].values()):
@@ -400,28 +415,38 @@ def rules(plan: Plan) -> checker.Rules:
 
 
 def run(plan: Plan, guards: rooms.Guards | None = None) -> Outcome:
-    """Run a plan and judge what happened."""
+    """Run a plan and judge what happened.
+
+    An error in a thread that the product does not foresee is a fault of no invariant: number 0.
+    """
     world = World(plan, guards or rooms.Guards())
 
     def prove(other: engines.Process, observer: engines.Process) -> engines.Proof:
         if other.boot_id != observer.boot_id:
             return engines.Proof.NONE
-        engine = world.engines[other.pid - 1]
-        return engines.Proof.GONE if engine.dead else engines.Proof.RUNNING
+        gone = world.engines[other.pid - 1].dead
+        return engines.Proof.GONE if gone else engines.Proof.RUNNING
 
+    faults = []
     logging.disable()
     try:
         with scheduler.threads_replaced(), scheduler.replaced(
                 (agent, 'Members', rooms.Members), (agent, 'Journal', rooms.Journal),
                 (native, 'Locks', rooms.Locks), (engines, 'prove', prove)):
-            world.run()
+            try:
+                world.run()
+            except Exception as error:  # noqa: BLE001
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                faults.append(checker.Fault(0, (
+                    f'A thread ended with {type(error).__name__}: {error} ({where.filename}, '
+                    f'line {where.lineno}).')))
             world.bury()
     finally:
         logging.disable(logging.NOTSET)
-    faults = checker.check(world.events, rules(plan))
-    rows = world.cluster.nodes[0].rows['lock'].values()
-    if world.hub.now >= plan.duration + CONVERGENCE - 2:
-        faults.extend(checker.Fault(8, f'The lock {row.name} is still owned by {row.engine_id} '
-                                       f'at the end of the run.')
-                      for row in rows if row.engine_id is not None)
+    faults += checker.check(world.events, rules(plan))
+    if world.hub.now > plan.duration + CONVERGENCE - 5:
+        faults += [checker.Fault(8, f'Engine {row.engine_id} still owns the lock {row.name} under '
+                                    f'generation {row.generation} at the end of the run.')
+                   for row in world.cluster.nodes[0].rows['lock'].values()
+                   if row.engine_id is not None]
     return Outcome(plan, world.events, faults, world.calls, world.injected, world.hub.now)
