@@ -22,6 +22,7 @@ simulation has to notice.
 
 import dataclasses
 import datetime
+import functools
 import json
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -44,7 +45,7 @@ from tests.history.events import (
     Purged,
     Wrote,
 )
-from tests.simulation.store import Statement, Transaction, changed
+from tests.simulation.store import Fact, Statement, Transaction, changed
 
 _EPOCH = datetime.datetime(2026, 1, 1)  # noqa: DTZ001 - as the database has it
 _FREE = ('complete', 'failed', 'released')
@@ -78,7 +79,7 @@ class Database(Protocol):
         """Run a statement that changes nothing."""
 
     def transaction(self, body: Callable[['Session'], Any]) -> Any:
-        """Run the statements of a body, then COMMIT; roll back if it returns :data:`ROLLBACK`."""
+        """Run the statements of a body, then COMMIT; roll back if it raises :class:`Rollback`."""
 
 
 class Session(Protocol):
@@ -299,8 +300,9 @@ class Locks:
         self._guards = database.guards
 
     def acquire(self, name: str, task: str, arguments: object, engine_id: str) -> LockRow:
-        work = {'task': task, 'arguments_text': json.dumps(arguments), 'progress_text': 'null',
-                'status': 'in_progress', 'engine_id': engine_id, 'takeovers': 0}
+        work: dict[str, Any] = {
+            'task': task, 'arguments_text': json.dumps(arguments), 'progress_text': 'null',
+            'status': 'in_progress', 'engine_id': engine_id, 'takeovers': 0}
 
         def update(tx: Transaction) -> bool:
             row = tx.get('lock', name)
@@ -401,7 +403,7 @@ class Locks:
         won: list[LockRow] = []
         for row in rows:
             move = self._move([row], engine_id, engine_id, None, 'reclaim', lambda row: {})
-            won.extend(self._database.transaction(lambda session, move=move: session(move) or []))
+            won.extend(self._database.transaction(functools.partial(_moved, move)))
         return won
 
     def quarantine(self, owner: ServiceRow, taker_id: str, max_takeovers: int) -> list[LockRow]:
@@ -420,9 +422,9 @@ class Locks:
                     )) is None:
                 raise Rollback([])
             for row in rows:
-                session(lambda tx, row=row: _journal(
-                    tx, 'quarantine', f'lock:{row.name}', row.generation + 1, owner.engine_id,
-                    taker_id))
+                session(functools.partial(
+                    _journal, kind='quarantine', subject=f'lock:{row.name}',
+                    generation=row.generation + 1, engine_id=owner.engine_id, by=taker_id))
             return rows
         found: list[LockRow] = self._database.transaction(body)
         return found
@@ -461,14 +463,21 @@ class Locks:
                 now = tx.get('lock', row.name)
                 if how == 'quarantine':
                     new = dataclasses.replace(now, generation=now.generation + 1, **values(row))
-                    tx.put('lock', row.name, new, lambda at, row=row: Wrote(
-                        at=at, lock=row.name, generation=row.generation, engine=taker_id,
-                        what='quarantine', begun=begun))
+                    tx.put('lock', row.name, new, _set_aside(row, taker_id, begun))
                     moved.append(new)
                 else:
                     moved.append(_own(tx, now, how, **values(row)))
             return moved
         return statement
+
+
+def _moved(move: Statement, session: Session) -> list[LockRow]:
+    return session(move) or []
+
+
+def _set_aside(row: LockRow, taker_id: str, begun: float | None) -> Fact:
+    return lambda at: Wrote(at=at, lock=row.name, generation=row.generation, engine=taker_id,
+                            what='quarantine', begun=begun)
 
 
 def _own(tx: Transaction, row: LockRow, how: Any, **values: Any) -> LockRow:

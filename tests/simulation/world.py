@@ -124,7 +124,10 @@ class Engine(Process):
             self.identity, self.settings, database, self._work, clock=self.clock,  # type: ignore[arg-type]
             timer=Timer(self.hub, self.clock, lambda: self.end('fence')),
             chance=random.Random(world.hub.chance.random()), end=self._dead)
-        self.live.begin(lambda: self.spawn('scan', self._scan))
+        self.live.begin(self._joined)
+
+    def _joined(self) -> None:
+        self.spawn('scan', self._scan)
 
     def _work(self, context: Context) -> native.NativeWork:
         return native.NativeWork(context, {'build': self._build})
@@ -167,7 +170,7 @@ class Engine(Process):
     def _build(self, task: native.Task) -> None:
         """The handler."""
         scheduler.pause_point()
-        where = {'lock': task.name, 'generation': task.generation, 'engine': self.name}
+        where: dict[str, Any] = {'lock': task.name, 'generation': task.generation, 'engine': self.name}
         self.world.tell(Started(at=self.hub.now, **where))
         arguments = task.arguments
         outcome = arguments['outcome']

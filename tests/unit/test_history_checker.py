@@ -157,7 +157,8 @@ BAD: dict[str, Any] = {
     'what one who left has kept is overlooked': (
         13, acquired(), Left(at=2, engine='a'), Healed(at=3), beat(104, 'b')),
     'an engine comes back under its old name': (14, joined(), Killed(at=1, engine='a'), joined(at=12)),
-    'the dead come back under their old name': (14, declared(40), journalled(40), joined(at=41)),
+    'the dead come back under their old name': (
+        14, declared(40), journalled(40), joined(at=41)),
     'one claims from itself what is not its own': (
         14, *DEATH, Owned(at=43, lock='x', generation=2, engine='b', previous='a', how='reclaim')),
     'a stepped clock robs': (15, Stepped(at=1, node='n', seconds=99), beat(39), declared(40),
