@@ -127,7 +127,7 @@ def _plain(result: Any) -> Any:
 
 
 @pytest.fixture
-def sides(bed: Bed) -> Iterator[tuple[Side, Side]]:
+def sides(bed: Bed) -> tuple[Side, Side]:
     """The real one, and the one in memory."""
     real = Side(bed.members, bed.locks)
 
@@ -152,7 +152,7 @@ def sides(bed: Bed) -> Iterator[tuple[Side, Side]]:
         direct.before_commit = call
         yield
     simulated.at_commit = simulated_hook
-    yield real, simulated
+    return real, simulated
 
 
 def life(side: Side) -> None:

@@ -32,9 +32,9 @@ come late; work kills whoever does it.  Each run has only some of it, at rates o
 **What is demanded.**  The history of each run goes to :mod:`tests.history.checker`.  In the end all
 faults heal, and then each piece of work must end and each death must be declared.
 
-**Why one can trust it.**  ``test_planted.py`` takes the guards away, one after the other, and demands
-that the simulation misses each of them.  The same seed gives the same history; a seed that fails is
-made smaller by :mod:`shrink`.
+**Why one can trust it.**  ``test_planted.py`` takes the guards away, one after the other, and
+demands that the simulation misses each of them.  The same seed gives the same history; a seed that
+fails is made smaller by :mod:`shrink`.
 
 **Its limits.**  Between two waits of a thread nothing else runs, so races between two
 threads of one process show only where one waits for the database, the clock or, in runs that

@@ -126,12 +126,8 @@ def draw(seed: int) -> Plan:
                     chance.randrange(slots if name in OF_SLOTS else nodes), seconds))
     locks = [f'lock-{number}' for number in range(chance.randint(2, 6))]
     poison = chance.choice(locks) if chance.random() < 0.2 else None
-    jobs = tuple(Job(
-        chance.uniform(0.5, duration), chance.randrange(slots), lock,
-        chance.randint(0, 4), chance.random() ** 2 * 20,
-        'poison' if lock == poison else chance.choice(
-            ('complete', 'complete', 'complete', 'fail', 'release', 'by_hand')))
-        for lock in locks for _ in range(chance.randint(1, 4)))
+    jobs = tuple(job for lock in locks for job in _jobs(
+        chance, lock, slots, duration, poison=lock == poison))
     return Plan(
         seed=seed, machines=machines, settings=settings, nodes=nodes,
         roaming=nodes > 1 and chance.random() < 0.4,
@@ -142,6 +138,22 @@ def draw(seed: int) -> Plan:
         restart=chance.choice((1.0, 20.0, 200.0)),
         duration=duration, rates=rates,
         incidents=tuple(sorted(incidents, key=lambda incident: incident.at)), jobs=jobs)
+
+
+def _jobs(chance: random.Random, lock: str, slots: int, duration: float, *,
+          poison: bool) -> list[Job]:
+    """Draw what is asked for under one lock: anywhere, or one after the other of one engine."""
+    together = chance.random() < 0.4
+    at, slot = chance.uniform(0.5, duration), chance.randrange(slots)
+    jobs = []
+    for _ in range(chance.randint(1, 4)):
+        outcome = 'poison' if poison else chance.choice(
+            ('complete', 'complete', 'complete', 'fail', 'release', 'by_hand'))
+        jobs.append(Job(at, slot, lock, chance.randint(0, 4), chance.random() ** 2 * 20, outcome))
+        at = min(duration, at + 20 * chance.random()) if together else chance.uniform(
+            0.5, duration)
+        slot = slot if together else chance.randrange(slots)
+    return jobs
 
 
 def check_settings() -> list[str]:

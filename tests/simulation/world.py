@@ -170,7 +170,8 @@ class Engine(Process):
     def _build(self, task: native.Task) -> None:
         """The handler."""
         scheduler.pause_point()
-        where: dict[str, Any] = {'lock': task.name, 'generation': task.generation, 'engine': self.name}
+        where: dict[str, Any] = {
+            'lock': task.name, 'generation': task.generation, 'engine': self.name}
         self.world.tell(Started(at=self.hub.now, **where))
         arguments = task.arguments
         outcome = arguments['outcome']

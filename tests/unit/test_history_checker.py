@@ -156,7 +156,8 @@ BAD: dict[str, Any] = {
                                      journalled(40)),
     'what one who left has kept is overlooked': (
         13, acquired(), Left(at=2, engine='a'), Healed(at=3), beat(104, 'b')),
-    'an engine comes back under its old name': (14, joined(), Killed(at=1, engine='a'), joined(at=12)),
+    'an engine comes back under its old name': (
+        14, joined(), Killed(at=1, engine='a'), joined(at=12)),
     'the dead come back under their old name': (
         14, declared(40), journalled(40), joined(at=41)),
     'one claims from itself what is not its own': (
@@ -215,7 +216,8 @@ FINE: dict[str, tuple[Event, ...]] = {
     'one who was cut off while it drained may be declared dead': (
         Drained(at=1, engine='a'), Cut(at=2, engine='a', began=True), declared(40),
         journalled(40)),
-    'a row lands soon after the end of its engine': (Killed(at=1, engine='a'), joined(at=2)),
+    'a row lands soon after the end of its engine': (
+        Killed(at=1, engine='a'), joined(at=2)),
     'there is time still': (*DEATH, Healed(at=50), Continued(at=150, engine='b')),
 }
 
