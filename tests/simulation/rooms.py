@@ -314,7 +314,7 @@ class Locks:
             return True
 
         def insert(tx: Transaction) -> bool:
-            if not _alive(tx, engine_id):
+            if self._guards.alive and not _alive(tx, engine_id):
                 return False
             tx.lock('lock', name)
             if tx.get('lock', name) is not None:
