@@ -227,6 +227,7 @@ class _Engine:
     """How an engine stands at the end of a history."""
 
     running: bool = True
+    joined: bool = False
     ended: bool = False
     since: float = 0.0
     """When it ran or ended last, whichever made it useless for its work."""
@@ -248,8 +249,8 @@ def _convergence(events: Sequence[Event], rules: Rules) -> Iterator[str]:
         elif isinstance(event, Declared | Left):
             engines[event.engine].ended = True
             engines[event.engine].since = event.at
-        elif isinstance(event, Joined):
-            engines[event.engine].ended = False
+        elif isinstance(event, Joined | Beat):
+            engines[event.engine].joined = True
         elif isinstance(event, Owned):
             terms[event.lock] = event
         elif isinstance(event, Wrote) and event.what != 'progress':
@@ -259,7 +260,8 @@ def _convergence(events: Sequence[Event], rules: Rules) -> Iterator[str]:
     end = events[-1].at
     for name, engine in engines.items():
         waited = end - max(healed, engine.since)
-        if not engine.running and not engine.ended and waited > rules.detection:
+        if (engine.joined and not engine.running and not engine.ended
+                and waited > rules.detection):
             yield (f'Engine {name} ended at {engine.since:.3f} s and nobody has declared it dead, '
                    f'{waited:.3f} s after all faults.')
     for term in terms.values():
@@ -324,6 +326,7 @@ def _outages_kill_nobody(events: Sequence[Event], rules: Rules) -> Iterator[str]
         if isinstance(event, Outage):
             outage = True
         elif isinstance(event, Joined | Beat):
+            # A beat that was under way when its sender was killed lands all the same.
             if not hindered[event.engine]:
                 suspect.discard(event.engine)
         elif isinstance(event, Stopped | Continued | Cut):
@@ -331,6 +334,7 @@ def _outages_kill_nobody(events: Sequence[Event], rules: Rules) -> Iterator[str]
             hindered[event.engine] += 1 if begins else -1
             suspect.add(event.engine)
         elif isinstance(event, Killed):
+            hindered[event.engine] += 1
             suspect.add(event.engine)
         elif (isinstance(event, Declared) and outage and event.evidence == 'watched'
               and event.engine not in suspect):

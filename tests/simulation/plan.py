@@ -73,6 +73,8 @@ class Plan:
     preempting: float
     slow_scans: float
     """The longest a scan comes too late."""
+    stops: float
+    """How likely a process is stopped just between a look at the gate and what it does then."""
     restart: float
     """The longest a supervisor takes to start a new engine."""
     duration: float
@@ -136,6 +138,7 @@ def draw(seed: int) -> Plan:
         preempting=chance.choice((0.0, 0.0, 0.3)),
         slow_scans=chance.choice((0.0, 0.0, 1.0, 30.0)),
         restart=chance.choice((1.0, 20.0, 200.0)),
+        stops=chance.choice((0.0, 0.0, 0.03)),
         duration=duration, rates=rates,
         incidents=tuple(sorted(incidents, key=lambda incident: incident.at)), jobs=jobs)
 
@@ -149,7 +152,10 @@ def _jobs(chance: random.Random, lock: str, slots: int, duration: float, *,
     for _ in range(chance.randint(1, 4)):
         outcome = 'poison' if poison else chance.choice(
             ('complete', 'complete', 'complete', 'fail', 'release', 'by_hand'))
-        jobs.append(Job(at, slot, lock, chance.randint(0, 4), chance.random() ** 2 * 20, outcome))
+        steps, drawn = chance.randint(0, 4), chance.random()
+        # Some take longer than it takes to be declared dead.
+        pace = 20 * drawn ** 2 if drawn < 0.85 else 30 + 400 * (drawn - 0.85)
+        jobs.append(Job(at, slot, lock, steps, pace, outcome))
         at = min(duration, at + 20 * chance.random()) if together else chance.uniform(
             0.5, duration)
         slot = slot if together else chance.randrange(slots)

@@ -79,8 +79,9 @@ def _fewer(items: tuple[T, ...]) -> Iterator[tuple[T, ...]]:
 
 
 def _plainer(plan: Plan) -> Iterator[Plan]:
-    plain = {'preempting': 0.0, 'slow_scans': 0.0, 'latency': 0.005, 'roaming': False,
-             'offsets': (0.0,) * plan.nodes, 'machines': tuple(range(len(plan.machines))),
+    plain = {'preempting': 0.0, 'slow_scans': 0.0, 'stops': 0.0, 'latency': 0.005,
+             'roaming': False, 'offsets': (0.0,) * plan.nodes,
+             'machines': tuple(range(len(plan.machines))),
              'settings': (SETTINGS,) * len(plan.machines)}
     for name, value in plain.items():
         if getattr(plan, name) != value:

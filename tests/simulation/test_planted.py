@@ -56,10 +56,12 @@ def _no_quarantine(self: native.NativeWork, owner: Any) -> Claim:
 
 
 BUGS = (
-    Bug('the generation is not in the WHERE', {2, 3, 9}, guards=Guards(generation=False)),
+    Bug('the generation is not in the WHERE', {2, 3, 9}, 270,
+        guards=Guards(generation=False)),
     Bug('neither owner nor generation is in the WHERE', {1, 2, 3},
         guards=Guards(generation=False, owner=False)),
-    Bug('no "I am alive" in the WHERE', {7}, guards=Guards(alive=False)),
+    Bug('no "I am alive" in the WHERE', {7}, 1050,
+        guards=Guards(alive=False)),
     Bug('a declaration without the count', {4}, guards=Guards(count=False)),
     Bug('a beat raises the dead', {7}, guards=Guards(not_dead=False)),
     Bug('a death is not journalled', {18}, guards=Guards(one_journal_row=False)),

@@ -177,11 +177,13 @@ class Engine(Process):
         outcome = arguments['outcome']
         assert self.live is not None
         for step in range(task.progress or 0, arguments['steps']):
-            for _ in range(2):
+            calls = 2 + int(arguments['pace'] / 10)
+            for _ in range(calls):
                 self.live.gate.wait()
+                self.world.may_stop(self)
                 scheduler.pause_point()
                 self.world.tell(Called(at=self.hub.now, **where))
-                scheduler.current().wait(arguments['pace'] / 2)
+                scheduler.current().wait(arguments['pace'] / calls)
             if outcome == 'poison':
                 self.end('crash')
                 scheduler.current().wait()
@@ -297,10 +299,20 @@ class World:
 
     def _stop(self, incident: Incident) -> None:
         engine = self.slots[incident.where]
-        if engine is not None and not engine.stopped:
+        if engine is not None:
+            self._stop_engine(engine, incident.seconds)
+
+    def may_stop(self, engine: Engine) -> None:
+        """Stop an engine right here, if that is drawn."""
+        if self.plan.stops and self.healed is None and self._faults.random() < self.plan.stops:
+            self._stop_engine(engine, min(
+                100 * self._faults.random(), self.plan.duration - self.hub.now))
+
+    def _stop_engine(self, engine: Engine, seconds: float) -> None:
+        if not engine.stopped:
             self.tell(Stopped(at=self.hub.now, engine=engine.name))
             engine.stop()
-            self.hub.after(incident.seconds, self._continue, engine)
+            self.hub.after(seconds, self._continue, engine)
 
     def _continue(self, engine: Engine) -> None:
         if engine.stopped and not engine.dead:

@@ -195,6 +195,11 @@ FINE: dict[str, tuple[Event, ...]] = {
     'one that was stopped does not beat after an outage': (
         beat(1), Stopped(at=2, engine='a'), Outage(at=2, began=True), Outage(at=39, began=False),
         declared(40), journalled(40)),
+    'who never joined is nobody to declare dead': (Healed(at=1), Killed(at=2, engine='a'),
+                                                   beat(200, 'b')),
+    'the last beat of one who was killed lands late': (
+        beat(1), Killed(at=2, engine='a'), beat(3), Outage(at=4, began=True),
+        Outage(at=5, began=False), declared(40), journalled(40)),
     'quarantine after so many deaths': (
         acquired(1, engine='e1'), *(
             event for n in range(1, 5) for event in (
