@@ -67,7 +67,7 @@ BUGS = (
     Bug('a death is not journalled', {18}, guards=Guards(one_journal_row=False)),
     Bug('gaps count as time of good view', {5, 6, 11},
         replaced=((detection.View, 'look', _no_gap),)),
-    Bug('the window does not heed the fence_time of the row', {6, 11},
+    Bug('the window does not heed the fence_time of the row', {6, 11}, 120,
         replaced=((conf, 'window_for', lambda fence_time: 0.0),)),
     Bug('the gate never closes', {6},
         replaced=((fence.Gate, 'held', property(lambda self: False)),)),
