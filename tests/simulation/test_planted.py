@@ -22,13 +22,13 @@ from typing import Any
 
 import pytest
 
-from heat_liveness import agent, conf, detection, fence, takeover
+from heat_liveness import conf, detection, fence, membership
 from heat_liveness.work import Claim, native
 from tests.simulation import plan as plans
 from tests.simulation import scheduler, world
 from tests.simulation.rooms import Guards
 
-SEEDS = 60
+SEEDS = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,20 +67,18 @@ BUGS = (
     Bug('a death is not journalled', {18}, guards=Guards(one_journal_row=False)),
     Bug('gaps count as time of good view', {5, 6, 11},
         replaced=((detection.View, 'look', _no_gap),)),
-    Bug('the window does not heed the fence_time of the row', {6, 11}, 120,
+    Bug('the window does not heed the fence_time of the row', {6, 11}, 110,
         replaced=((conf, 'window_for', lambda fence_time: 0.0),)),
-    Bug('the gate never closes', {6},
+    Bug('the gate never closes', {6}, 1000,
         replaced=((fence.Gate, 'held', property(lambda self: False)),)),
-    Bug('the kernel timer ends nobody', {6},
+    Bug('the kernel timer ends nobody', {6}, 100,
         replaced=((world.Timer, '_look', lambda self: None),)),
-    Bug('nothing is claimed from itself', {8},
+    Bug('nothing is claimed from itself', {8}, 70,
         replaced=((native.NativeWork, 'reclaim', lambda self: 0),)),
-    Bug('ended engines are asked about once only', {8, 13},
-        replaced=((takeover.Takeover, '_again', lambda self, ended, now: []),)),
     Bug('nothing is quarantined', {10},
         replaced=((native.NativeWork, 'claim', _no_quarantine),)),
     Bug('an engine that leaves keeps its timer armed', {11},
-        replaced=((agent.membership.Membership, 'disarm', lambda self: None),)),
+        replaced=((membership.Membership, 'disarm', lambda self: None),)),
 )
 
 
@@ -99,7 +97,7 @@ def test_a_guard_that_is_taken_away_is_missed(bug: Bug) -> None:
 def main() -> None:
     """Print the first seed that finds each bug."""
     for bug in BUGS:
-        found = next((seed for seed in range(300) if finds(bug, seed)), None)
+        found = next((seed for seed in range(2000) if finds(bug, seed)), None)
         sys.stdout.write(f'{bug.what}: {found}\n')
 
 
