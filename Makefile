@@ -14,11 +14,18 @@ GALERA = galera-4 haproxy
 REQUIREMENTS = setup.py pyproject.toml requirements.txt test-requirements.txt \
     mutation-requirements.txt
 
-.PHONY: help demo test test-heat test-heat-versions test-faults bench cover mutate lint sample clean
+# Of seeds of the simulation, each a fleet in trouble for minutes; 100000 take two hours or so.
+SEEDS ?= 5000
+FROM ?= 0
+MINUTES ?= 30
+
+.PHONY: help demo test simulate test-heat test-heat-versions test-faults bench cover mutate lint \
+    sample clean
 
 help:
 	@echo 'make demo         show a takeover'
 	@echo 'make test         the tests, on SQLite, MariaDB and PostgreSQL'
+	@echo 'make simulate     $(SEEDS) seeds of the simulation, at most $(MINUTES) minutes'
 	@echo 'make test-heat    the tests against real heat-engines'
 	@echo 'make test-heat-versions'
 	@echo '                  recovery on Heat 25, 26 and 27, on the bench of Heat itself'
@@ -50,6 +57,9 @@ test: $(VENV)/stamp-test
 	@tools/packages.sh $(MARIADB) $(GALERA) postgresql
 	$(BIN)/pytest tests --ignore=tests/heat --ignore=tests/heat_versions \
 	    --ignore=tests/faults $(PYTEST_ARGS)
+
+simulate: $(VENV)/stamp-test
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --from $(FROM) --minutes $(MINUTES)
 
 test-heat: $(VENV)/stamp-test
 	@tools/packages.sh $(MARIADB) rabbitmq-server

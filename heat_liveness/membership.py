@@ -117,6 +117,7 @@ class Membership:
         self._failing = False
         self._withheld: str | None = None
         self._holding = False
+        self._armed = True
         # Between "is the gate closed?" and "move the timer" no beat may come, or the timer
         # would be left nearer than that beat allows.
         self._fencing = threading.Lock()
@@ -202,7 +203,11 @@ class Membership:
 
     def _set_timer(self, started: float) -> None:
         """Let the kernel end this process, unless a beat succeeds after the one begun then."""
-        self._timer.set(started + self._settings.fence_time + self._settings.kernel_timer_lag)
+        self._arm(started + self._settings.fence_time + self._settings.kernel_timer_lag)
+
+    def _arm(self, due_seconds: float) -> None:
+        if self._armed:
+            self._timer.set(due_seconds)
 
     def _missing(self) -> None:
         row = self._members.read(self.identity.engine_id)
@@ -255,7 +260,7 @@ class Membership:
             remaining = self.gate.closes_at - self._clock.now()
             if remaining > 0:
                 return remaining
-            self._timer.set(self._clock.now() + 2 * lag)
+            self._arm(self._clock.now() + 2 * lag)
             first, self._holding = not self._holding, True
         if first:
             LOG.warning('Engine %s holds: no beat has reached the database for %g s. It starts '
@@ -281,5 +286,11 @@ class Membership:
         self._members.leave(self.identity.engine_id)
 
     def disarm(self) -> None:
-        """Let the kernel timer not end the process any more: the engine has left."""
-        self._timer.disarm()
+        """Let the kernel timer not end the process any more, whatever beats are on the way.
+
+        For an engine whose work has ended and that takes no more: there is nothing to fence, and
+        it may yet have to wait for a database that is away before it can say that it leaves.
+        """
+        with self._fencing:
+            self._armed = False
+            self._timer.disarm()

@@ -16,8 +16,8 @@ One function a promise, by the invariant's number in the design.  Each reads the
 order and yields a sentence for what it finds wrong.  I12 and I16 have none: they say that I1 to I10
 while takers are killed and statements fail, which is up to whoever makes the history.
 
-What an engine had *sent* before its death may still land afterwards.  A history does not say
-when a statement was sent, so :attr:`Rules.statement_time` bounds how long one may be
+What an engine had *sent* before its death may still land afterwards.  Where a fact does not say
+when its statement was begun, :attr:`Rules.statement_time` bounds how long it may have been
 under way; a beat is no such case, as it changes the very row that says dead.
 
 Rules that ask what comes after (I8, I13) count from :class:`~events.Healed`, or from the cause if
@@ -213,9 +213,9 @@ def _dead_change_nothing(events: Sequence[Event], rules: Rules) -> Iterator[str]
             yield f'{_s(event)} engine {event.engine} did {event} although it had ended.'
         elif isinstance(event, Owned | Wrote | Declared | Purged):
             actor = event.engine if isinstance(event, Owned | Wrote) else event.by
-            late = event.at - ended.get(actor, event.at)
-            if late > rules.statement_time:
-                yield f'{_s(event)} engine {actor} did {event}, {late:.3f} s after its end.'
+            begun = event.at - rules.statement_time if event.begun is None else event.begun
+            if begun > ended.get(actor, begun):
+                yield f'{_s(event)} engine {actor} did {event} after its end at {ended[actor]:.3f}.'
         if isinstance(event, Declared | Left):
             if event.engine in ended:
                 yield f'{_s(event)} engine {event.engine} ended a second time.'
@@ -227,6 +227,7 @@ class _Engine:
     """How an engine stands at the end of a history."""
 
     running: bool = True
+    joined: bool = False
     ended: bool = False
     since: float = 0.0
     """When it ran or ended last, whichever made it useless for its work."""
@@ -248,8 +249,8 @@ def _convergence(events: Sequence[Event], rules: Rules) -> Iterator[str]:
         elif isinstance(event, Declared | Left):
             engines[event.engine].ended = True
             engines[event.engine].since = event.at
-        elif isinstance(event, Joined):
-            engines[event.engine].ended = False
+        elif isinstance(event, Joined | Beat):
+            engines[event.engine].joined = True
         elif isinstance(event, Owned):
             terms[event.lock] = event
         elif isinstance(event, Wrote) and event.what != 'progress':
@@ -259,7 +260,8 @@ def _convergence(events: Sequence[Event], rules: Rules) -> Iterator[str]:
     end = events[-1].at
     for name, engine in engines.items():
         waited = end - max(healed, engine.since)
-        if not engine.running and not engine.ended and waited > rules.detection:
+        if (engine.joined and not engine.running and not engine.ended
+                and waited > rules.detection):
             yield (f'Engine {name} ended at {engine.since:.3f} s and nobody has declared it dead, '
                    f'{waited:.3f} s after all faults.')
     for term in terms.values():
@@ -314,28 +316,46 @@ def _poison(events: Sequence[Event], rules: Rules) -> Iterator[str]:
 
 @_judges(11)
 def _outages_kill_nobody(events: Sequence[Event], rules: Rules) -> Iterator[str]:
-    """An outage robs nobody, and nobody ends itself who was not stopped or told to."""
+    """After an outage nobody is dead whom nothing else has kept from beating."""
     outage = False
-    stopped: dict[str, float] = {}
-    ended = set()
-    absent = set()
-    robbed = {id(event): why for event, why in _robberies(events, rules)}
+    hindered: dict[str, int] = collections.defaultdict(int)
+    """By how much each engine is hindered now."""
+    suspect = set()
+    """Who was hindered by something else at some time since its last beat."""
     for event in events:
         if isinstance(event, Outage):
             outage = True
-        elif isinstance(event, Stopped | Continued):
-            stopped[event.engine] = event.at
-        elif isinstance(event, Declared | Left):
-            ended.add(event.engine)
-            if outage and isinstance(event, Declared) and id(event) in robbed:
-                yield (f'{_s(event)} engine {event.engine} was robbed after an outage: it was '
-                       f'declared dead by {event.by} {robbed[id(event)]}.')
-        elif isinstance(event, Purged):
-            absent.add(event.engine)
+        elif isinstance(event, Joined | Beat):
+            # A beat that was under way when its sender was killed lands all the same.
+            if not hindered[event.engine]:
+                suspect.discard(event.engine)
+        elif isinstance(event, Stopped | Continued | Cut):
+            begins = event.began if isinstance(event, Cut) else isinstance(event, Stopped)
+            hindered[event.engine] += 1 if begins else -1
+            suspect.add(event.engine)
+        elif isinstance(event, Killed):
+            hindered[event.engine] += 1
+            suspect.add(event.engine)
+        elif (isinstance(event, Declared) and outage and event.evidence == 'watched'
+              and event.engine not in suspect):
+            yield (f'{_s(event)} engine {event.engine} was declared dead by {event.by} after an '
+                   f'outage, although nothing else kept it from beating.')
+
+
+@_judges(11)
+def _nobody_ends_itself(events: Sequence[Event], rules: Rules) -> Iterator[str]:
+    """No engine ends itself who was not stopped or told to."""
+    stopped = set()
+    told = set()
+    for event in events:
+        if isinstance(event, Stopped):
+            stopped.add(event.engine)
+        elif isinstance(event, Declared | Left | Purged):
+            told.add(event.engine)
         elif isinstance(event, Killed):
             if event.why == 'fence' and event.engine not in stopped:
                 yield f'{_s(event)} engine {event.engine} ended itself although it could hold.'
-            if event.why == 'dead' and event.engine not in ended | absent:
+            if event.why == 'dead' and event.engine not in told:
                 yield f'{_s(event)} engine {event.engine} ended itself although nobody had told it.'
 
 
@@ -389,10 +409,15 @@ def _leavers_are_relieved(events: Sequence[Event], rules: Rules) -> Iterator[str
 def _no_heirs(events: Sequence[Event], rules: Rules) -> Iterator[str]:
     """A new process is a new engine, and claims from itself only what is its own."""
     ended = set()
+    killed: dict[str, float] = {}
     for event in events:
-        if isinstance(event, Declared | Left | Killed):
+        if isinstance(event, Declared | Left):
             ended.add(event.engine)
-        elif isinstance(event, Joined) and event.engine in ended:
+        elif isinstance(event, Killed):
+            killed[event.engine] = event.at
+        elif isinstance(event, Joined) and (
+                event.engine in ended
+                or event.at - killed.get(event.engine, event.at) > rules.statement_time):
             yield f'{_s(event)} engine {event.engine} joined again after its end.'
         elif isinstance(event, Owned) and (event.how == 'reclaim') != (
                 event.previous == event.engine):

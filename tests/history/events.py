@@ -14,7 +14,8 @@
 
 ``at`` is true time in seconds, for messages and the rules that have a bound; what decides
 everything else is the order of the list.  A fact about the database stands where its
-transaction *committed*.
+transaction *committed*; ``begun`` says since when the database had known the statement that
+did it, where that is known.
 """
 
 import dataclasses
@@ -59,6 +60,7 @@ class Declared(Event):
     evidence: str = 'watched'
     """``watched``, ``kernel`` or ``operator``."""
     mass: bool = False
+    begun: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +83,7 @@ class Purged(Event):
 
     engine: str
     by: str
+    begun: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +104,7 @@ class Owned(Event):
     previous: str | None
     """Who owned it until then."""
     how: Literal['acquire', 'takeover', 'reclaim']
+    begun: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,6 +117,7 @@ class Wrote(Event):
     engine: str
     """Who wrote."""
     what: Literal['progress', 'complete', 'fail', 'release', 'quarantine']
+    begun: float | None = None
 
 
 # Done by processes.

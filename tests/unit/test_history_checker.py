@@ -141,8 +141,13 @@ BAD: dict[str, Any] = {
                 declared(40 * n, f'e{n}'), journalled(40 * n, f'e{n}'),
                 taken(40 * n, engine=f'e{n + 1}', previous=f'e{n}', generation=n + 1)))),
     'a bystander is quarantined': (10, *DEATH, wrote(43, 'quarantine', 'b')),
-    'an outage robs': (11, Outage(at=1, began=True), Outage(at=30, began=False), beat(35),
+    'an outage robs': (11, beat(1), Outage(at=2, began=True), Outage(at=39, began=False),
                        declared(40), journalled(40)),
+    'what hindered an engine before its last beat counts': (
+        11, Stopped(at=1, engine='a'), Continued(at=2, engine='a'), beat(3),
+        Outage(at=4, began=True), Outage(at=39, began=False), declared(40), journalled(40)),
+    'what the dead begin changes something': (
+        7, declared(40), journalled(40), dataclasses.replace(acquired(41), begun=40.5)),
     'an outage ends an engine that could hold': (
         11, Outage(at=1, began=True), Killed(at=30, engine='a', why='fence')),
     'an engine ends itself unasked': (11, joined(), Killed(at=30, engine='a', why='dead')),
@@ -151,7 +156,10 @@ BAD: dict[str, Any] = {
                                      journalled(40)),
     'what one who left has kept is overlooked': (
         13, acquired(), Left(at=2, engine='a'), Healed(at=3), beat(104, 'b')),
-    'an engine comes back under its old name': (14, joined(), Killed(at=1, engine='a'), joined()),
+    'an engine comes back under its old name': (
+        14, joined(), Killed(at=1, engine='a'), joined(at=12)),
+    'the dead come back under their old name': (
+        14, declared(40), journalled(40), joined(at=41)),
     'one claims from itself what is not its own': (
         14, *DEATH, Owned(at=43, lock='x', generation=2, engine='b', previous='a', how='reclaim')),
     'a stepped clock robs': (15, Stepped(at=1, node='n', seconds=99), beat(39), declared(40),
@@ -182,6 +190,16 @@ FINE: dict[str, tuple[Event, ...]] = {
     'a late completion counts before the takeover': (*DEATH, wrote(41)),
     'a statement lands soon after the death of its sender': (
         declared(40), journalled(40), acquired(45)),
+    'a statement lands late that the database knew before': (
+        declared(40), journalled(40), dataclasses.replace(acquired(90), begun=39)),
+    'one that was stopped does not beat after an outage': (
+        beat(1), Stopped(at=2, engine='a'), Outage(at=2, began=True), Outage(at=39, began=False),
+        declared(40), journalled(40)),
+    'who never joined is nobody to declare dead': (Healed(at=1), Killed(at=2, engine='a'),
+                                                   beat(200, 'b')),
+    'the last beat of one who was killed lands late': (
+        beat(1), Killed(at=2, engine='a'), beat(3), Outage(at=4, began=True),
+        Outage(at=5, began=False), declared(40), journalled(40)),
     'quarantine after so many deaths': (
         acquired(1, engine='e1'), *(
             event for n in range(1, 5) for event in (
@@ -203,6 +221,8 @@ FINE: dict[str, tuple[Event, ...]] = {
     'one who was cut off while it drained may be declared dead': (
         Drained(at=1, engine='a'), Cut(at=2, engine='a', began=True), declared(40),
         journalled(40)),
+    'a row lands soon after the end of its engine': (
+        Killed(at=1, engine='a'), joined(at=2)),
     'there is time still': (*DEATH, Healed(at=50), Continued(at=150, engine='b')),
 }
 

@@ -396,6 +396,16 @@ def test_a_draining_engine_beats_on_and_leaves_last(
     assert engine.timer.due is None
 
 
+def test_an_engine_that_is_disarmed_stays_so_whatever_steps_are_on_their_way(
+        engine: fakes.Engine, clock: fakes.Clock) -> None:
+    engine.membership.disarm()
+    engine.membership.beat()
+    assert engine.timer.due is None
+    clock.forward(SETTINGS.fence_time)
+    engine.membership.watch()
+    assert engine.timer.due is None
+
+
 def test_a_leave_that_is_not_heard_has_shut_the_gate_all_the_same(
         engine: fakes.Engine, table: fakes.Table) -> None:
     table.error = AWAY
