@@ -103,7 +103,8 @@ class Crew(Fleet):
         self._seed = seed
         self._supervised = True
         self._noted: list[tuple[Engine | None, type[events.Event], dict[str, Any]]] = []
-        self._facts: dict[int, pathlib.Path] = {}
+        self._facts: dict[Engine, pathlib.Path] = {}
+        self._starting = threading.Lock()
         self._longest_wait = 0.0
         threading.Thread(target=self._feel_the_pulse, daemon=True).start()
         self.slots = [Slot(number, self) for number in range(engines)]
@@ -128,14 +129,17 @@ class Crew(Fleet):
 
     def fill(self, slot: Slot, *locks: str, **more: object) -> Engine:
         """Start an engine in a place."""
-        facts = self.folder / f'facts-{len(self.engines)}.jsonl'
-        facts.touch()
-        engine = self.start(
-            *locks, elsewhere=slot.number >= NEIGHBOURS, before=slot.clock.command,
-            url=slot.url(self.bed.url_of(slot.number)), facts=str(facts), planted=self._planted,
-            seed=hash((self._seed, len(self.engines))), **more)
-        self._facts[engine.pid] = facts
-        slot.engine = engine
+        # Two that end together are started again by two threads.
+        with self._starting:
+            number = len(self.engines)
+            facts = self.folder / f'facts-{number}.jsonl'
+            facts.touch()
+            engine = self.start(
+                *locks, elsewhere=slot.number >= NEIGHBOURS, before=slot.clock.command,
+                url=slot.url(self.bed.url_of(slot.number)), facts=str(facts),
+                planted=self._planted, seed=hash((self._seed, number)), **more)
+            self._facts[engine] = facts
+            slot.engine = engine
         threading.Thread(target=self._mind, args=(slot, engine), daemon=True).start()
         return engine
 
@@ -166,7 +170,7 @@ class Crew(Fleet):
         if engine is None:
             return []
         # A line may be on its way.
-        whole = self._facts[engine.pid].read_text().rpartition('\n')[0]
+        whole = self._facts[engine].read_text().rpartition('\n')[0]
         return [json.loads(line) for line in whole.splitlines()]
 
     def converge(self) -> None:
@@ -190,7 +194,7 @@ class Crew(Fleet):
 
     def history(self) -> list[events.Event]:
         """Return all that has happened, in its order."""
-        names = {engine.pid: told[0]['engine'] for engine in self.engines
+        names = {engine: told[0]['engine'] for engine in self.engines
                  if (told := self._told(engine))}
         found: list[events.Event] = audit.read(self._audit)
         for engine in self.engines:
@@ -199,8 +203,8 @@ class Crew(Fleet):
         for engine, fact, more in self._noted:
             if engine is None:
                 found.append(fact(**more))
-            elif engine.pid in names:
-                found.append(fact(engine=names[engine.pid], **more))
+            elif engine in names:
+                found.append(fact(engine=names[engine], **more))
         # It is stable: of facts of the same time the database's stand first.
         return sorted(found, key=lambda event: event.at)
 

@@ -318,8 +318,8 @@ def _poison(events: Sequence[Event], rules: Rules) -> Iterator[str]:
 def _outages_kill_nobody(events: Sequence[Event], rules: Rules) -> Iterator[str]:
     """After an outage nobody is dead whom nothing else has kept from beating."""
     outage = False
-    hindered: dict[str, int] = collections.defaultdict(int)
-    """By how much each engine is hindered now."""
+    hindered: dict[str, set[type[Event]]] = collections.defaultdict(set)
+    """What keeps each engine from beating now, besides an outage."""
     suspect = set()
     """Who was hindered by something else at some time since its last beat."""
     for event in events:
@@ -329,12 +329,10 @@ def _outages_kill_nobody(events: Sequence[Event], rules: Rules) -> Iterator[str]
             # A beat that was under way when its sender was killed lands all the same.
             if not hindered[event.engine]:
                 suspect.discard(event.engine)
-        elif isinstance(event, Stopped | Continued | Cut):
-            begins = event.began if isinstance(event, Cut) else isinstance(event, Stopped)
-            hindered[event.engine] += 1 if begins else -1
-            suspect.add(event.engine)
-        elif isinstance(event, Killed):
-            hindered[event.engine] += 1
+        elif isinstance(event, Continued) or (isinstance(event, Cut) and not event.began):
+            hindered[event.engine].discard(Stopped if isinstance(event, Continued) else Cut)
+        elif isinstance(event, Stopped | Cut | Killed):
+            hindered[event.engine].add(type(event))
             suspect.add(event.engine)
         elif (isinstance(event, Declared) and outage and event.evidence == 'watched'
               and event.engine not in suspect):

@@ -52,9 +52,9 @@ class Blocked(Exception):
 class Node:
     """One server's copy of the tables, its row locks and its clock."""
 
-    def __init__(self, cluster: 'Cluster', name: str) -> None:
+    def __init__(self, cluster: 'Cluster', number: int) -> None:
         self.cluster = cluster
-        self.name = name
+        self.number = number
         self.offset = 0.0
         self.lag = 0.0
         """Seconds until it has applied what another node has committed."""
@@ -101,7 +101,7 @@ class Cluster:
         self.hub = hub
         self.tell = tell
         self.log: list[dict[Key, Any]] = []
-        self.nodes = [Node(self, f'node-{number}') for number in range(nodes)]
+        self.nodes = [Node(self, number) for number in range(nodes)]
         self._changed: dict[Key, int] = {}
         """The number of the last change of each row."""
         self._ids = 0

@@ -56,11 +56,11 @@ def _no_quarantine(self: native.NativeWork, owner: Any) -> Claim:
 
 
 BUGS = (
-    Bug('the generation is not in the WHERE', {2, 3, 9}, 270,
+    Bug('the generation is not in the WHERE', {2, 3, 9}, 1670,
         guards=Guards(generation=False)),
     Bug('neither owner nor generation is in the WHERE', {1, 2, 3},
         guards=Guards(generation=False, owner=False)),
-    Bug('no "I am alive" in the WHERE', {7}, 1050,
+    Bug('no "I am alive" in the WHERE', {7}, 830,
         guards=Guards(alive=False)),
     Bug('a declaration without the count', {4}, guards=Guards(count=False)),
     Bug('a beat raises the dead', {7}, guards=Guards(not_dead=False)),

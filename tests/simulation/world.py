@@ -46,7 +46,7 @@ from tests.simulation import rooms, scheduler
 from tests.simulation.network import LONGEST_LATE, Connections
 from tests.simulation.plan import Incident, Job, Plan
 from tests.simulation.scheduler import Clock, Hub, Process
-from tests.simulation.store import Cluster
+from tests.simulation.store import Cluster, Node
 
 CONVERGENCE = 900.0
 """Seconds after the end of all faults in which all work ends; a poison takes four deaths."""
@@ -229,7 +229,7 @@ class World:
         self.calls = 0
         self.injected: list[int] = []
         self._cuts = [0] * len(plan.machines)
-        self._away: dict[str, int] = {}
+        self._away = [0] * plan.nodes
         self._quiet = LONGEST_LATE + 10 if {'late', 'late_commit'} & plan.rates.keys() else 10
         self._rates = list(plan.rates.items())
         self._total = sum(plan.rates.values())
@@ -237,9 +237,9 @@ class World:
 
     # What befalls calls.
 
-    def unreachable(self, slot: int, node: Any) -> bool:
+    def unreachable(self, slot: int, node: Node) -> bool:
         """Whether this slot's engine cannot reach this node now."""
-        return bool(self.outage or self._cuts[slot] or self._away.get(node.name))
+        return bool(self.outage or self._cuts[slot] or self._away[node.number])
 
     def call_fault(self) -> str | None:
         """Draw what happens to the next call."""
@@ -272,6 +272,7 @@ class World:
             engine = Engine(self, slot, len(self.engines) + 1)
             self.engines.append(engine)
             self.slots[slot] = engine
+            self._tell_of_cut(slot, before=False)
 
     def ended(self, engine: Engine) -> None:
         """Let the supervisor do its duty."""
@@ -324,10 +325,18 @@ class World:
         self.hub.after(incident.seconds, self._set_cut, incident.where, -1)
 
     def _set_cut(self, slot: int, more: int) -> None:
+        before = self._cut_off(slot)
         self._cuts[slot] += more
+        self._tell_of_cut(slot, before=before)
+
+    def _cut_off(self, slot: int) -> bool:
+        """Whether the engine of a slot cannot reach its own node."""
+        return bool(self._cuts[slot] or self._away[slot % self.plan.nodes])
+
+    def _tell_of_cut(self, slot: int, *, before: bool) -> None:
         engine = self.slots[slot]
-        if engine is not None:
-            self.tell(Cut(at=self.hub.now, engine=engine.name, began=more > 0))
+        if engine is not None and self._cut_off(slot) != before:
+            self.tell(Cut(at=self.hub.now, engine=engine.name, began=not before))
 
     def _outage(self, incident: Incident) -> None:
         if not self.outage:
@@ -351,7 +360,7 @@ class World:
     def _step(self, incident: Incident) -> None:
         node = self.cluster.nodes[incident.where]
         node.offset += incident.seconds
-        self.tell(Stepped(at=self.hub.now, node=node.name, seconds=incident.seconds))
+        self.tell(Stepped(at=self.hub.now, node=f'node-{node.number}', seconds=incident.seconds))
 
     def _lag(self, incident: Incident) -> None:
         node = self.cluster.nodes[incident.where]
@@ -364,11 +373,10 @@ class World:
         self.hub.after(incident.seconds, self._set_down, incident.where, -1)
 
     def _set_down(self, number: int, more: int) -> None:
-        node = self.cluster.nodes[number]
-        self._away[node.name] = self._away.get(node.name, 0) + more
-        for engine in self.slots:
-            if engine is not None and engine.slot % self.plan.nodes == number:
-                self.tell(Cut(at=self.hub.now, engine=engine.name, began=more > 0))
+        before = [self._cut_off(slot) for slot in range(len(self.slots))]
+        self._away[number] += more
+        for slot, each in enumerate(before):
+            self._tell_of_cut(slot, before=each)
 
     def submit(self, job: Job) -> None:
         """Hand work to the engine of a slot, or to the next one there."""

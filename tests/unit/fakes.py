@@ -208,7 +208,8 @@ class Table:
     def purgeable(self, observer: engines.Identity, after: float) -> list[str]:
         self._begin()
         return [name for name, row in self.rows.items()
-                if row.ended and self.time - self.declared[name] > after]
+                if (row.binary, row.topic) == (observer.binary, observer.topic)
+                and row.ended and self.time - self.declared[name] > after]
 
     def purge(self, engine_ids: Collection[str], actor_id: str | None) -> list[str]:
         self._begin()

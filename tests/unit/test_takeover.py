@@ -171,8 +171,10 @@ def test_an_owner_that_has_more_again_is_asked_until_there_is_no_more() -> None:
     assert taker.sweep('x') == 5
     taker.work.room = 5
     assert taker.sweep() == 5
+    assert set(taker.takeover._owing) == {'x'}
     taker.work.room = 5
     assert taker.sweep() == 2
+    assert taker.takeover._owing == {}
 
 
 def test_an_engine_that_holds_takes_nothing_over() -> None:
