@@ -18,21 +18,13 @@ _ONE_MACHINE = (0, 0, 0)
 _ANY = (0, 1, 2)
 
 WORLDS = {
-    # Who may beat, stop, be cut off: three engines, two of which watch the first.
-    'pauses': Config(ticks=5, faults=2, fence=1, window=3, progress=False,
-                     budgets={'crash': 1, 'stop': 1, 'freeze': 1, 'cut': 1}),
-    # Outages and clocks: nobody alive is robbed.
-    'outages': Config(engines=2, observers=(1,), observed=(0,), workers=(), ticks=6, faults=3,
-                      fence=1, window=3,
-                      budgets={'outage': 2, 'step': 1, 'cut': 1, 'stop': 1, 'look': 1}),
+    # Who may beat, be stopped, be cut off: three engines, two of which watch the first.
+    'pauses': Config(ticks=5, faults=2, progress=False,
+                     budgets={'crash': 1, 'stop': 1, 'cut': 1}),
     # Unclear outcomes on the way of two locks from the dead to the living, two of them.
     'claims': Config(locks=2, owners=(0, 0), ticks=0, faults=3, machines=_ONE_MACHINE,
                      budgets={'crash': 2, 'unclear': 1}, progress=False, observed=_ANY,
                      converges=True),
-    # Rows that are removed, by the purge and by an operator, and written again.
-    'rows': Config(engines=2, observers=(1,), observed=(0,), ticks=6, faults=2, fence=1, window=3,
-                   purge_after=2, transaction=1, purges=True, progress=False,
-                   budgets={'crash': 1, 'cut': 1, 'stop': 1, 'remove': 1, 'unclear': 1}),
     # Work that kills, beside work that does not.
     'poison': Config(engines=4, locks=2, owners=(0, 0), poison=(0,), faults=1, ticks=0,
                      budgets={'unclear': 1}, observers=(1, 2, 3), observed=(0, 1, 2),
