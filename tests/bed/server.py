@@ -27,7 +27,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import sqlalchemy as sa
@@ -58,6 +58,8 @@ class Server(abc.ABC):
 
     #: What SQLAlchemy calls the driver.
     drivername: ClassVar[str]
+    #: What a client adds to the URL.
+    parameters: ClassVar[Mapping[str, str]] = {}
     #: What asks the server to end in an orderly way, without waiting for its clients.
     shutdown_signal: ClassVar[signal.Signals]
 
@@ -188,7 +190,8 @@ class Server(abc.ABC):
 
     def url(self, database: str) -> str:
         """Return the SQLAlchemy URL of a database, with the password of the account."""
-        url = sa.URL.create(self.drivername, USER, PASSWORD, '127.0.0.1', self.port, database)
+        url = sa.URL.create(self.drivername, USER, PASSWORD, '127.0.0.1', self.port, database,
+                            self.parameters)
         return url.render_as_string(hide_password=False)
 
     def create_database(self) -> str:
