@@ -249,8 +249,10 @@ class Database:
     def _lend(self, engine: sa.Engine) -> Iterator[sa.Connection]:
         with self._connecting():
             connection = engine.connect()
-        with contextlib.closing(connection):
+        try:
             yield connection
+        finally:
+            _give_back(connection)
 
     @contextlib.contextmanager
     def _connecting(self) -> Iterator[None]:
@@ -294,6 +296,17 @@ class Database:
                     f'The database {self.name} refused: {text}') from error
             raise errors.UnclearOutcome(
                 f'The database {self.name} gave no clear answer: {text}') from error
+
+
+def _give_back(connection: sa.Connection) -> None:
+    """Return a connection to its pool, if its server is there still.
+
+    What became of the statements is known by now: an error of the rollback that closing makes says
+    nothing about them, and nobody could tell it from one of theirs.  SQLAlchemy has dropped the
+    connection when it raises.
+    """
+    with contextlib.suppress(sa.exc.SQLAlchemyError, db_exception.DBError, OSError):
+        connection.close()
 
 
 def _begin_immediate(connection: sa.Connection) -> None:
