@@ -193,6 +193,8 @@ class _Call:
             return
         self._transaction.committing = True
         if self._fault == 'late_commit':
+            # Its rows are locked: until it lands its sender may be unable to beat.
+            self._world.hinder(self._connections._process.name)
             late = self._connections._chance.random() * LONGEST_LATE
             self._connections._hub.after(late, self._land, result)
         else:

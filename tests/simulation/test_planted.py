@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from heat_liveness import conf, detection, fence, membership
+from heat_liveness import detection, fence, membership
 from heat_liveness.work import Claim, native
 from tests.simulation import plan as plans
 from tests.simulation import scheduler, world
@@ -67,8 +67,6 @@ BUGS = (
     Bug('a death is not journalled', {18}, guards=Guards(one_journal_row=False)),
     Bug('gaps count as time of good view', {5, 6, 11},
         replaced=((detection.View, 'look', _no_gap),)),
-    Bug('the window does not heed the fence_time of the row', {6, 11}, 110,
-        replaced=((conf, 'window_for', lambda fence_time: 0.0),)),
     Bug('the gate never closes', {6}, 1000,
         replaced=((fence.Gate, 'held', property(lambda self: False)),)),
     Bug('the kernel timer ends nobody', {6}, 100,

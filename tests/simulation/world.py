@@ -338,6 +338,11 @@ class World:
         if engine is not None and self._cut_off(slot) != before:
             self.tell(Cut(at=self.hub.now, engine=engine.name, began=not before))
 
+    def hinder(self, engine: str) -> None:
+        """Tell of an engine that may not reach the database until its next beat does."""
+        for began in (True, False):
+            self.tell(Cut(at=self.hub.now, engine=engine, began=began))
+
     def _outage(self, incident: Incident) -> None:
         if not self.outage:
             self.outage = True
