@@ -24,7 +24,7 @@ import pytest
 from sqlalchemy import event
 
 from heat_liveness import errors
-from heat_liveness.db.locks import LockRow, Locks
+from heat_liveness.db.locks import HeldLock, LockRow, Locks
 from heat_liveness.db.members import Members, ServiceRow
 from tests.databases.conftest import Bed
 from tests.simulation import rooms
@@ -118,6 +118,9 @@ def _plain(result: Any) -> Any:
     if isinstance(result, LockRow):
         return (result.name, result.task, result.arguments, result.progress, result.status,
                 result.engine_id, result.generation, result.takeovers, result.history)
+    if isinstance(result, HeldLock):
+        return (result.name, result.task, result.arguments, result.progress, result.engine_id,
+                result.generation, result.takeovers)
     if isinstance(result, ServiceRow):
         return (result.engine_id, result.state, result.report_count, result.declared_by,
                 result.evidence, result.mass)

@@ -31,7 +31,7 @@ from typing import Any, Protocol
 from heat_liveness import engine as engines
 from heat_liveness import errors
 from heat_liveness.db import models
-from heat_liveness.db.locks import LockRow
+from heat_liveness.db.locks import HeldLock, LockRow
 from heat_liveness.db.locks import _entry as history_entry
 from heat_liveness.db.members import ServiceRow
 from tests.history.events import (
@@ -377,7 +377,7 @@ class Locks:
         return found
 
     def take_over(self, owner: ServiceRow, taker_id: str, limit: int,
-                  tainted: bool) -> list[LockRow]:
+                  tainted: bool) -> list[HeldLock]:
         entry = history_entry(owner, taker_id)
 
         def body(session: Session) -> list[LockRow]:
@@ -396,8 +396,7 @@ class Locks:
                 owner.engine_id, taker_id))
             taken: list[LockRow] = moved
             return taken
-        won: list[LockRow] = self._database.transaction(body)
-        return won
+        return _held(self._database.transaction(body))
 
     def reclaim(self, rows: Sequence[LockRow], engine_id: str) -> list[LockRow]:
         won: list[LockRow] = []
@@ -406,7 +405,7 @@ class Locks:
             won.extend(self._database.transaction(functools.partial(_moved, move)))
         return won
 
-    def quarantine(self, owner: ServiceRow, taker_id: str, max_takeovers: int) -> list[LockRow]:
+    def quarantine(self, owner: ServiceRow, taker_id: str, max_takeovers: int) -> list[HeldLock]:
         entry = history_entry(owner, None)
 
         def body(session: Session) -> list[LockRow]:
@@ -426,8 +425,7 @@ class Locks:
                     _journal, kind='quarantine', subject=f'lock:{row.name}',
                     generation=row.generation + 1, engine_id=owner.engine_id, by=taker_id))
             return rows
-        found: list[LockRow] = self._database.transaction(body)
-        return found
+        return _held(self._database.transaction(body))
 
     def _lock(self, owner: ServiceRow, fits: Callable[[LockRow], bool], limit: int) -> Statement:
         def statement(tx: Transaction) -> list[LockRow]:
@@ -469,6 +467,12 @@ class Locks:
                     moved.append(_own(tx, now, how, **values(row)))
             return moved
         return statement
+
+
+def _held(rows: Sequence[LockRow]) -> list[HeldLock]:
+    """Return what whoever moves locks reads of them."""
+    return [HeldLock(*(getattr(row, field.name) for field in dataclasses.fields(HeldLock)))
+            for row in rows]
 
 
 def _moved(move: Statement, session: Session) -> list[LockRow]:
