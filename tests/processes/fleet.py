@@ -98,7 +98,7 @@ class Fleet:
 
     def start_at_work(self, *locks: str, elsewhere: bool = False, url: str = '') -> Engine:
         """Start an engine and wait until it runs the tasks of these locks."""
-        engine = self.start(*locks, elsewhere=elsewhere, url=url)
+        engine = self.start(*locks, elsewhere=elsewhere, url=url or self.url)
         self.wait_until_up(engine)
         wait_until(lambda: all(self.runs(name, engine) for name in locks), 60,
                    f'The work on {locks}')
