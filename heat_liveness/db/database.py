@@ -239,8 +239,13 @@ class Database:
     def _lend(self, engine: sa.Engine) -> Iterator[sa.Connection]:
         with self._connecting():
             connection = engine.connect()
-        with contextlib.closing(connection):
+        try:
             yield connection
+        finally:
+            # The answers have come.  Where the ROLLBACK of nothing that ends each use is in vain,
+            # the connection has been taken out of the pool.
+            with contextlib.suppress(sa.exc.SQLAlchemyError, db_exception.DBError, OSError):
+                connection.close()
 
     @contextlib.contextmanager
     def _connecting(self) -> Iterator[None]:
