@@ -63,6 +63,8 @@ class MariaDB(server.Server):
         server.find_program('mariadbd', '/usr/sbin')
         self._run(
             server.find_program('mariadb-install-db'), '--no-defaults', f'--datadir={self.data}',
+            # A server that starts removes the temporary files of others from a common one.
+            f'--tmpdir={self.directory}',
             '--auth-root-authentication-method=normal', '--skip-test-db')
 
     def _command(self) -> Sequence[str]:

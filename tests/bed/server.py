@@ -168,9 +168,11 @@ class Server(abc.ABC):
         copy = self.directory / 'snapshot'
         self.freeze()
         try:
-            shutil.copytree(self.data, copy, copy_function=_copy, dirs_exist_ok=True)
+            shutil.copytree(self.data, copy)
         finally:
             self.thaw()
+        for path in (copy, *copy.rglob('*')):
+            processes.give_to_unprivileged(path)
         return copy
 
     def forget_all_since(self, copy: pathlib.Path) -> None:
@@ -254,11 +256,6 @@ class Server(abc.ABC):
             f'An answer of {type(self).__name__}')
         if not self.running:
             raise DoesNotStart(f'{type(self).__name__} ended:\n{self.log.read_text()}')
-
-
-def _copy(source: str, target: str) -> None:
-    shutil.copy2(source, target)
-    processes.give_to_unprivileged(pathlib.Path(target))
 
 
 def free_port() -> int:

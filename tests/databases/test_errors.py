@@ -135,6 +135,18 @@ def test_a_beat_whose_connection_was_killed_is_unclear_and_the_next_goes_through
     assert server_bed.members.beat('e1')
 
 
+def test_a_connection_that_is_lost_after_the_answer_changes_nothing_about_it(
+        server_bed: Bed, database_server: Server) -> None:
+    """What is said at the end, a ROLLBACK of nothing, may be in vain: I16."""
+    server_bed.engine('e1')
+    with server_bed.database.autocommit() as connection:
+        connection.execute(sa.update(models.service).values(host='x'))
+        kill_clients(database_server, sa.make_url(server_bed.url).database)
+    assert server_bed.row('e1').host == 'x'
+    for pool in (server_bed.database.engine.pool, server_bed.database._autocommit.pool):
+        assert pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
 def kill_clients(found: Server, database: str | None) -> None:
     if found.drivername.startswith('mysql'):
         for (client,) in found.execute(

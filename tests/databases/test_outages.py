@@ -130,7 +130,7 @@ def test_a_transaction_that_freezes_before_its_commit_is_unclear_and_lets_go(
     assert bed.row('e1').host in {'host', 'x'}
 
 
-@pytest.mark.parametrize('lend', ['autocommit', 'transaction', 'fresh'])
+@pytest.mark.parametrize('lend', ['autocommit', 'transaction'])
 def test_a_server_that_goes_when_all_is_done_leaves_the_outcome_as_it_was(
         bed: Bed, database_server: Server, lend: str) -> None:
     with getattr(bed.database, lend)() as connection:

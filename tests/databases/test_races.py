@@ -53,12 +53,11 @@ class Actor:
         self._turns = threading.Semaphore(0)
         self._moved = threading.Condition()
         self._waits = self._ended = self._free = False
-        # SQLite lets nobody else in between BEGIN and COMMIT.
-        amid = 'begin' if bed.database.backend == 'sqlite' else 'before_cursor_execute'
-        self._stops = [(bed.database.engine, amid), (bed.database.engine, 'commit'),
-                       (bed.database._autocommit, 'before_cursor_execute')]
-        for engine, name in self._stops:
-            event.listen(engine, name, self._before, insert=True)
+        self._stops = [(bed.database.engine, 'before_cursor_execute', self._amid),
+                       (bed.database.engine, 'commit', self._before),
+                       (bed.database._autocommit, 'before_cursor_execute', self._before)]
+        for stop in self._stops:
+            event.listen(*stop)
         self._thread = threading.Thread(target=self._run, args=(act,))
         self._thread.start()
         self._arrives(DEADLINE_SECONDS)
@@ -80,8 +79,8 @@ class Actor:
         """Wait for its end; return what the act returned or raised."""
         self._thread.join(DEADLINE_SECONDS)
         assert not self._thread.is_alive()
-        for engine, name in self._stops:
-            event.remove(engine, name, self._before)
+        for stop in self._stops:
+            event.remove(*stop)
         return self.result
 
     @property
@@ -91,6 +90,11 @@ class Actor:
     def _arrives(self, seconds: float) -> None:
         with self._moved:
             self._moved.wait_for(lambda: self._waits or self._ended, seconds)
+
+    def _amid(self, connection: object, cursor: object, statement: str, *unused: object) -> None:
+        # SQLite lets nobody else in between BEGIN and COMMIT.
+        if self._bed.database.backend != 'sqlite' or statement.startswith('BEGIN'):
+            self._before()
 
     def _before(self, *unused: object) -> None:
         if threading.current_thread() is not self._thread or self._free:

@@ -82,6 +82,7 @@ def test_the_writer_goes_and_comes_back(
     fleet.assert_undisturbed(*'abc')
 
 
+@pytest.mark.parametrize('proxy', [False], indirect=True)
 def test_two_writers_at_once(fleet: Fleet, proxy: HAProxy, galera: Cluster) -> None:
     """Some engines keep the old writer, and the others come to the new one."""
     proxy.retire(galera.nodes[0])

@@ -28,8 +28,7 @@ SHORT = [guard for guard in GUARDS if not guard.long]
 # What a history alone does not show: that a beat could have come, that work would have been found
 # later, what a taker believes, which work was the poison.
 NOT_IN_HISTORIES = {
-    'a candidate from the future', 'a gap: an own beat that failed', 'a gap: an own pause',
-    'settle after a gap', 'the owner has ended, in the takeover', 'the claim from itself',
+    'a candidate from the future', 'the owner has ended, in the takeover', 'the claim from itself',
     'claims from itself only what rests', 'generation in the claim from itself',
     'owners relieved are asked about again', 'the age of the purge',
     'purge only what owns nothing', 'one at a time after a death',
