@@ -37,6 +37,7 @@ from here, by stack, resource *name* (a replacement is a new row) and operation.
 
 import dataclasses
 import json
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -73,7 +74,7 @@ class Order:
     generation: int
     taken_by: str
     age: float
-    """Seconds since its last step."""
+    """Seconds since its last step; infinite if that was at no time."""
     detail: Mapping[str, Any]
 
     @property
@@ -157,7 +158,8 @@ class Order:
 
 def _order(row: sa.Row[Any]) -> Order:
     return Order(id=row.id, kind=row.kind, status=row.status, generation=row.generation,
-                 taken_by=row.taken_by, age=float(row.age), detail=stored.mapping(row.detail))
+                 taken_by=row.taken_by, age=math.inf if row.age is None else float(row.age),
+                 detail=stored.mapping(row.detail))
 
 
 _ROW = (*_t.c, times.age(_t.c.updated_at).label('age'))
