@@ -71,6 +71,7 @@ setuptools.setup(
         'postgresql': ['psycopg>=3.2.9'],
         'demo': ['rich>=14.1.0'],
         'test': requirements('test-requirements.txt'),
+        'mutation': requirements('mutation-requirements.txt'),
     },
     entry_points={
         'console_scripts': [

@@ -18,11 +18,13 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from benchmarks import beats, beds, figures, looks, sweeps, takeovers
-from heat_liveness import errors
+from benchmarks import beats, beds, figures, load, looks, sweeps, takeovers
+from heat_liveness import conf, errors
 from tests.bed import server
 
 MEASUREMENTS = ('beats', 'looks', 'sweeps', 'takeovers')
+ALONE = 'load'
+"""It wants the machine to itself, for long: only where it is asked for."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,11 +40,18 @@ class Sizes:
     locks: int = 100_000
     survivors: Sequence[int] = (1, 4, 16)
     takeover_turns: int = 3
+    load: 'load.Load' = dataclasses.field(default_factory=load.Load)
 
 
+# Such that even a busy machine keeps these times.
+_QUICK = conf.Settings(
+    report_interval=1, fence_time=8, service_down_time=13, scan_interval=0.5, beat_retry=0.2,
+    connect_timeout=1, read_timeout=2, database_stall_time=0, breaker_delay=5)
 QUICK = Sizes(beats=20, beat_turns=3, engines=(500,), look_turns=3, stacks=(50,),
               sweep_turns=2, locks=2_000,
-              survivors=(1, 4), takeover_turns=1)
+              survivors=(1, 4), takeover_turns=1,
+              load=load.Load(engines=112, observers=3, seconds=13, kill_seconds=1, turn_seconds=1,
+                             settings=_QUICK))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,14 +59,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='python -m benchmarks', description=__doc__)
     parser.add_argument('--quick', action='store_true',
                         help='small sizes, under a minute: whether it runs, not what it costs')
-    parser.add_argument('--only', choices=MEASUREMENTS, action='append',
-                        help='one of the measurements; may be given again')
+    parser.add_argument('--only', choices=(*MEASUREMENTS, ALONE), action='append',
+                        help='one of the measurements; may be given again. All but load')
     parser.add_argument('--on', choices=beds.NAMES, action='append',
                         help='one of the databases; may be given again')
+    parser.add_argument('--minutes', type=float, help='how long the load lasts; 10')
     parser.add_argument('--json', type=pathlib.Path, metavar='FILE',
                         help='write the figures there as well')
     options = parser.parse_args(arguments)
     sizes = QUICK if options.quick else Sizes()
+    if options.minutes is not None:
+        sizes = dataclasses.replace(
+            sizes, load=dataclasses.replace(sizes.load, seconds=60 * options.minutes))
+    if not load.deaths(sizes.load):
+        parser.error('Nobody is killed before the observers have settled: give more --minutes.')
     found: list[figures.Figure] = []
     servers = {}
     try:
@@ -87,6 +102,9 @@ def _measure(bed: beds.Bed, sizes: Sizes, wanted: Sequence[str]) -> list[figures
             found += sweeps.measure(bed, stacks, sizes.sweep_turns)
     if 'takeovers' in wanted:
         found += takeovers.measure(bed, sizes.locks, sizes.survivors, sizes.takeover_turns)
+    # SQLite lets one engine write at a time: no fleet shares it.
+    if ALONE in wanted and bed.name != 'sqlite':
+        found += load.measure(bed, sizes.load)
     return found
 
 

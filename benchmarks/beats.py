@@ -62,7 +62,7 @@ def measure(bed: beds.Bed, beats: int, turns: int) -> list[figures.Figure]:
     """
     me = engines.Identity.new(host='bench', hostname='bench', binary='bench', topic='bench')
     rates: dict[str, list[float]] = {}
-    with _ways(bed.url, me) as ways:
+    with each_way(bed.url, me) as ways:
         for beat in ways.values():
             beat()
         for _ in range(turns):
@@ -76,7 +76,8 @@ def measure(bed: beds.Bed, beats: int, turns: int) -> list[figures.Figure]:
 
 
 @contextlib.contextmanager
-def _ways(url: str, me: engines.Identity) -> Iterator[Mapping[str, Beat]]:
+def each_way(url: str, me: engines.Identity) -> Iterator[Mapping[str, Beat]]:
+    """Lend what beats once, for an engine that this joins; nothing is connected twice."""
     with beds.connected(url) as database, contextlib.closing(_raw(database)) as raw:
         members = Members(database)
         members.insert(me, report_interval=4, fence_time=20)
@@ -128,7 +129,7 @@ def _round_trips(bed: beds.Bed, beats: int = 20) -> dict[str, float]:
     trips = {}
     with _Relay(str(url.host), int(url.port or 0)) as relay:
         through = url.set(port=relay.port).render_as_string(hide_password=False)
-        with _ways(through, me) as ways:
+        with each_way(through, me) as ways:
             for way, beat in ways.items():
                 # The first beats connect, and PostgreSQL prepares what is said often.
                 for _ in range(10):

@@ -19,6 +19,7 @@ reads.
 
 import contextlib
 import dataclasses
+import multiprocessing
 import os
 import pathlib
 import sqlite3
@@ -39,6 +40,11 @@ SETTINGS = {
                   'max_wal_size=4GB',
     'sqlite': 'journal_mode=WAL, synchronous=FULL',
 }
+
+
+# Forks of a process that has everything imported and no threads: many start at once.
+PROCESSES = multiprocessing.get_context('forkserver')
+PROCESSES.set_forkserver_preload(['benchmarks.load', 'benchmarks.takeovers'])
 
 
 class DurableMariaDB(mariadb.MariaDB):
@@ -68,6 +74,8 @@ class Bed:
     """Clear away what earlier statements have left behind."""
     busy_seconds: Callable[[], float]
     """How long the server's processes have computed so far."""
+    statements: Callable[[], int]
+    """How many statements the server has executed so far: transactions on PostgreSQL."""
 
 
 @contextlib.contextmanager
@@ -108,8 +116,12 @@ def _mariadb() -> Iterator[Bed]:
         def rest() -> None:
             waiting.wait_until(purged, TIMEOUT_SECONDS, 'The purge of old rows')
 
+        def executed() -> int:
+            ((_, number),) = server.execute("SHOW GLOBAL STATUS LIKE 'Questions'")
+            return int(number)
+
         yield Bed('mariadb', server.create_database(), server.execute('SELECT VERSION()')[0][0],
-                  rest, lambda: _busy_seconds(server))
+                  rest, lambda: _busy_seconds(server), executed)
     finally:
         server.destroy()
 
@@ -126,8 +138,13 @@ def _postgresql() -> Iterator[Bed]:
                 connection.exec_driver_sql('VACUUM ANALYZE liveness_lock')
             server.execute('CHECKPOINT')
 
+        def executed() -> int:
+            ((number,),) = server.execute(
+                'SELECT sum(xact_commit + xact_rollback) FROM pg_stat_database')
+            return int(number)
+
         yield Bed('postgresql', url, server.execute('SHOW server_version')[0][0], rest,
-                  lambda: _busy_seconds(server))
+                  lambda: _busy_seconds(server), executed)
     finally:
         server.destroy()
 
@@ -141,7 +158,7 @@ def _sqlite() -> Iterator[Bed]:
             with connected(url) as database, database.autocommit() as connection:
                 connection.exec_driver_sql('PRAGMA wal_checkpoint(TRUNCATE)')
 
-        yield Bed('sqlite', url, sqlite3.sqlite_version, rest, lambda: 0.0)
+        yield Bed('sqlite', url, sqlite3.sqlite_version, rest, lambda: 0.0, lambda: 0)
 
 
 def _busy_seconds(server: Server) -> float:

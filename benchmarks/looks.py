@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from benchmarks import beds, figures
+from heat_liveness import conf
 from heat_liveness import engine as engines
 from heat_liveness.db import models, times
 from heat_liveness.db.database import Database
@@ -30,6 +31,8 @@ from heat_liveness.db.members import Members
 
 HEATS, ALL, OURS = 'ORM, every row', 'Members.all', 'Members.look'
 ENGINES_PER_MACHINE = 16
+KIND = 'bench'
+"""The binary and the topic of the fleet."""
 # The fleet does not beat while it is looked at, and is well all the same.
 CANDIDATE_AGE_SECONDS = 3600.0
 
@@ -49,7 +52,7 @@ orm.registry().map_imperatively(_Service, _t)
 def measure(bed: beds.Bed, engines_up: int, turns: int) -> list[figures.Figure]:
     """Look at a fleet of so many engines, in turns."""
     with beds.connected(bed.url) as database:
-        observer = _populate(database, engines_up)
+        observer = populate(database, engines_up, conf.Settings())
         bed.rest()
         members = Members(database)
 
@@ -72,12 +75,18 @@ def measure(bed: beds.Bed, engines_up: int, turns: int) -> list[figures.Figure]:
     return figures.compare(f'look at {engines_up} engines', bed.name, rates, notes)
 
 
-def _populate(database: Database, engines_up: int) -> engines.Identity:
+def engine_id(number: int) -> str:
+    """Return the name of one engine of the fleet."""
+    return f'bench-{number:030}'
+
+
+def populate(database: Database, engines_up: int, settings: conf.Settings) -> engines.Identity:
     """Replace the fleet; return one engine of it."""
-    row = {'binary': 'bench', 'topic': 'bench', 'report_interval': 4.0, 'fence_time': 20.0,
-           'protocol': engines.PROTOCOL_VERSION, 'state': 'up', 'report_count': 1000,
-           'pid': 1, 'start_time': 1, 'pid_namespace': 1, 'time_namespace': 1, 'mass': False}
-    rows = [{**row, 'engine_id': f'bench-{number:030}', 'host': f'host-{machine}',
+    row = {'binary': KIND, 'topic': KIND, 'report_interval': settings.report_interval,
+           'fence_time': settings.asked_fence_time, 'protocol': engines.PROTOCOL_VERSION,
+           'state': 'up', 'report_count': 1000, 'pid': 1, 'start_time': 1, 'pid_namespace': 1,
+           'time_namespace': 1, 'mass': False}
+    rows = [{**row, 'engine_id': engine_id(number), 'host': f'host-{machine}',
              'hostname': f'host-{machine}', 'boot_id': f'boot-{machine:031}'}
             for number in range(engines_up) for machine in [number // ENGINES_PER_MACHINE]]
     with database.transaction() as connection:
@@ -87,7 +96,7 @@ def _populate(database: Database, engines_up: int) -> engines.Identity:
             each.update(created_at=now, updated_at=now)
         connection.execute(_t.insert(), rows)
     process = engines.Process(1, 1, 1, 1, str(rows[0]['boot_id']))
-    return engines.Identity(str(rows[0]['engine_id']), 'host-0', 'host-0', 'bench', 'bench',
+    return engines.Identity(str(rows[0]['engine_id']), 'host-0', 'host-0', KIND, KIND,
                             process)
 
 

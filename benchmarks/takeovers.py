@@ -20,7 +20,6 @@ its own.
 
 import dataclasses
 import json
-import multiprocessing
 import statistics
 import threading
 import time
@@ -49,9 +48,6 @@ LOOK_AGAIN_SECONDS = 0.05
 _t = models.lock
 _ENTRY = {'engine_id': DEAD, 'state': 'dead', 'taken_by': ''}
 
-# A fork of a process that has everything imported and no threads: sixteen start at once.
-_CONTEXT = multiprocessing.get_context('forkserver')
-_CONTEXT.set_forkserver_preload([__name__])
 _together: list[synchronize.Barrier] = []
 
 
@@ -179,8 +175,8 @@ def _compete(url: str, database: Database, dead: ServiceRow,
         Members(database).insert(identity, 4, 20)
     names = [identity.engine_id for identity in me]
     with futures.ProcessPoolExecutor(
-            survivors, mp_context=_CONTEXT, initializer=_gather,
-            initargs=(_CONTEXT.Barrier(survivors),)) as pool:
+            survivors, mp_context=beds.PROCESSES, initializer=_gather,
+            initargs=(beds.PROCESSES.Barrier(survivors),)) as pool:
         shares = list(pool.map(_survive, *zip(*((url, dead, name) for name in names),
                                               strict=True)))
     seconds = max(share.ended for share in shares) - min(share.started for share in shares)

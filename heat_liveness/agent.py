@@ -222,13 +222,13 @@ class Liveness:
         """Drain and leave: beats go on until the last task has ended, the row leaves last."""
         self.drain()
         self.work.drain()
+        self.membership.disarm()
         self._stop.set()
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
         if self.joined:
             self._leave()
-        self.membership.disarm()
         self._database.close()
 
     def give_up(self, reason: str) -> None:

@@ -155,8 +155,6 @@ class Observer:
         late = self._follow([row for row in others if self._is_late(row)], seen)
         proved = [row for row in others if self._prove(row)]
         watched = self._judge([row for row in late if row not in proved], self._view.at(started))
-        for row in (*proved, *watched):
-            self._candidates.pop(row.engine_id, None)
         ended = [row for row in rows if row.ended]
         ended += [dataclasses.replace(row, state='dead') for row in proved]
         ended += [dataclasses.replace(row, state='dead', mass=self._tripped) for row in watched]
@@ -238,8 +236,7 @@ class Observer:
 
     def _next(self, late: Sequence[ServiceRow], seen: float) -> float:
         """Look again after ``scan_interval``, or exactly when the next suspicion ripens."""
-        ripening = [self._window(row) - self._watched(row, seen) for row in late
-                    if row.engine_id in self._candidates]
+        ripening = [self._window(row) - self._watched(row, seen) for row in late]
         coming = [seconds for seconds in ripening if seconds > 0]
         return min([self._settings.scan_interval, *coming])
 

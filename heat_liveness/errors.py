@@ -29,6 +29,10 @@ class UnclearOutcome(DatabaseError):
     """A statement was sent and its fate is unknown: it may have happened, or may happen yet."""
 
 
+class Contended(DatabaseError):
+    """Another transaction was first, and this one was rolled back whole."""
+
+
 class DataRefused(DatabaseError):
     """The database refused a value, as it will refuse it again; nothing was written."""
 

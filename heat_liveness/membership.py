@@ -28,7 +28,9 @@ an error                   nothing is known and nobody is dead: tried again afte
 no row, and it says dead   the engine ends itself at once
 no row at all              somebody removed it.  While the last good beat is younger than
                            ``fence_time`` nobody can have called it dead, so it is written
-                           again; when it is older, that is not certain, and the engine ends
+                           again, with a count that nobody has seen, since one that was seen
+                           would be no sign of life; when it is older, that is not certain, and
+                           the engine ends
 =========================  ===========================================================
 
 Beats go on while the engine drains, until its last lock is released.  The row leaves
@@ -111,9 +113,11 @@ class Membership:
         self._clock = clock
         self._chance = chance
         self._count = 0
+        """Beats begun, so never fewer than the row has had."""
         self._failing = False
         self._withheld: str | None = None
         self._holding = False
+        self._armed = True
         # Between "is the gate closed?" and "move the timer" no beat may come, or the timer
         # would be left nearer than that beat allows.
         self._fencing = threading.Lock()
@@ -177,9 +181,10 @@ class Membership:
 
     def _beat_once(self) -> bool:
         started = self._clock.now()
+        # One whose reply is lost counts too: others may have seen it.
+        self._count += 1
         if not self._members.beat(self.identity.engine_id):
             return False
-        self._count += 1
         self._good(started)
         return True
 
@@ -198,7 +203,11 @@ class Membership:
 
     def _set_timer(self, started: float) -> None:
         """Let the kernel end this process, unless a beat succeeds after the one begun then."""
-        self._timer.set(started + self._settings.fence_time + self._settings.kernel_timer_lag)
+        self._arm(started + self._settings.fence_time + self._settings.kernel_timer_lag)
+
+    def _arm(self, due_seconds: float) -> None:
+        if self._armed:
+            self._timer.set(due_seconds)
 
     def _missing(self) -> None:
         row = self._members.read(self.identity.engine_id)
@@ -208,7 +217,7 @@ class Membership:
         if self.gate.held:
             self._end('has no row, and has not beaten for so long that it may be called dead')
         started = self._clock.now()
-        self._count += 1
+        # The count of the beat that has just changed no row.
         self._members.insert(self.identity, self._settings.report_interval,
                              self._settings.asked_fence_time, self._count)
         self._good(started)
@@ -251,7 +260,7 @@ class Membership:
             remaining = self.gate.closes_at - self._clock.now()
             if remaining > 0:
                 return remaining
-            self._timer.set(self._clock.now() + 2 * lag)
+            self._arm(self._clock.now() + 2 * lag)
             first, self._holding = not self._holding, True
         if first:
             LOG.warning('Engine %s holds: no beat has reached the database for %g s. It starts '
@@ -277,5 +286,11 @@ class Membership:
         self._members.leave(self.identity.engine_id)
 
     def disarm(self) -> None:
-        """Let the kernel timer not end the process any more: the engine has left."""
-        self._timer.disarm()
+        """Let the kernel timer not end the process any more, whatever beats are on the way.
+
+        For an engine whose work has ended and that takes no more: there is nothing to fence, and
+        it may yet have to wait for a database that is away before it can say that it leaves.
+        """
+        with self._fencing:
+            self._armed = False
+            self._timer.disarm()

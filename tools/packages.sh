@@ -14,6 +14,7 @@ present() {
     case $1 in
         mariadb-server-core) command -v mariadbd && command -v mariadb-install-db ;;
         mariadb-client-core) command -v my_print_defaults ;;
+        galera-4) ls /usr/lib/galera/libgalera_smm.so ;;
         postgresql) command -v postgres || ls /usr/lib/postgresql/*/bin/postgres ;;
         python3-venv) "${PYTHON:-python3}" -c 'import ensurepip, venv' ;;
         *) command -v "$1" ;;
@@ -29,6 +30,7 @@ missing_of() {
 # The services that a package brings along, which Debian would start at the next boot.
 units_of() {
     case $1 in
+        haproxy) echo haproxy.service ;;
         postgresql) echo postgresql.service ;;
         rabbitmq-server) echo rabbitmq-server.service epmd.service epmd.socket ;;
     esac

@@ -21,18 +21,27 @@ connection is this module's own, because the protocol rests on it:
 * the wait for a row lock is shorter than a read, so that the server has given up before
   we have;
 * SQLite begins its transactions with the write lock: one that reads first and writes
-  later fails without waiting for its turn.
+  later fails without waiting for its turn;
+* Galera lets a node catch up with the others before each statement: an engine may have its
+  connections on several nodes, and still sees what it has written itself.
 
 An error is either *certain*, and nothing has happened (:class:`~errors.DatabaseError`), or
 the fate of the statement is unknown (:class:`~errors.UnclearOutcome`).  Only a short list
 is certain; everything else, known or not, is unclear.
+
+On Galera no row lock reaches another node.  Of two transactions that change the same row
+on two nodes the first to commit wins, and the other is rolled back whole, at its COMMIT or at
+any statement before: :class:`~errors.Contended`, as for a deadlock.  Only written rows are
+compared, so what a WHERE says of *another* row holds as of a moment ago; all that we say there
+(an engine has ended, an engine is alive) may be late without harm.
 """
 
 import contextlib
+import functools
 import math
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 from oslo_db import exception as db_exception
@@ -53,11 +62,36 @@ _CERTAIN = (db_exception.DBDeadlock, db_exception.DBDuplicateEntry,
             db_exception.DBReferenceError, db_exception.DBConstraintError,
             db_exception.DBDataError, db_exception.DBInvalidUnicodeParameter,
             db_exception.DBNonExistentTable, db_exception.DBNonExistentDatabase)
-# PostgreSQL: serialization failure, deadlock, lock not available, privileges, read-only; and
-# what begins with 22 or 23: data that does not fit a column or a constraint.
-_CERTAIN_SQLSTATES = ('40001', '40P01', '55P03', '42501', '25006', '22', '23')
+# PostgreSQL: lock not available, privileges, read-only; and what begins with 22 or 23: data
+# that does not fit a column or a constraint.
+_CERTAIN_SQLSTATES = ('55P03', '42501', '25006', '22', '23')
 # MySQL: privileges on a table or column, read-only server, no such table, unknown column.
 _CERTAIN_MYSQL = {1142, 1143, 1290, 1792, 1146, 1054}
+_CONTENDED_MYSQL = 1213
+_CONTENDED_SQLSTATES = {'40001', '40P01'}
+# A node without a quorum, before and amid a transaction, and a server that only reads: a proxy
+# has a better one, for those who connect again.
+_MISPLACED_MYSQL = {1047, 1180, 1290, 1792}
+_MISPLACED_SQLSTATE = '25006'
+
+_TRIES = 5
+P = ParamSpec('P')
+T = TypeVar('T')
+
+
+def again_if_contended(transaction: Callable[P, T]) -> Callable[P, T]:
+    """Let a function that is one transaction be called again when another one was first.
+
+    The database has rolled it back whole.  On Galera that is how those wait for each other
+    who elsewhere would wait for a row lock; somebody has won each time, so it ends.
+    """
+    @functools.wraps(transaction)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        for _ in range(_TRIES - 1):
+            with contextlib.suppress(errors.Contended):
+                return transaction(*args, **kwargs)
+        return transaction(*args, **kwargs)
+    return call
 
 
 def parse_url(text: str | None, parameters: str | None = None) -> sa.URL:
@@ -116,7 +150,8 @@ class Database:
         self._autocommit = self._create_engine(connections, isolation_level='AUTOCOMMIT')
         if self.backend == 'sqlite':
             event.listen(self.engine, 'begin', _begin_immediate)
-        self._galera: bool | None = None
+        self.galera = False
+        """Whether the server that was connected to last is a node of Galera."""
 
     def _create_engine(self, connections: int, **options: Any) -> sa.Engine:
         if self.backend != 'sqlite':
@@ -135,6 +170,7 @@ class Database:
                 f'The database {self.name} cannot be used: {sentence(error)} See to what stands '
                 f'behind the ? in [database] connection, and to connection_parameters.') from error
         exc_filters.register_engine(engine)
+        event.listen(engine, 'handle_error', _drop_if_misplaced)
         if self.backend == 'postgresql':
             # Imported here, as psycopg is there only where PostgreSQL is used.
             from heat_liveness.db import postgresql
@@ -164,6 +200,12 @@ class Database:
             # Strict, whatever the server's default: a text that does not fit is refused, not cut.
             cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {self._lock_wait}, "
                            f"sql_mode = 'TRADITIONAL'")
+            cursor.execute("SHOW VARIABLES LIKE 'wsrep_on'")
+            found = cursor.fetchone()
+            self.galera = found is not None and found[1] == 'ON'
+            if self.galera:
+                # All but the statements that change the schema.
+                cursor.execute('SET SESSION wsrep_sync_wait = 7, wsrep_retry_autocommit = 4')
 
     def _set_up_sqlite(self, connection: Any, record: object) -> None:
         connection.isolation_level = None
@@ -190,23 +232,6 @@ class Database:
         with self._lend(self.engine) as connection, self.outcome(), connection.begin():
             yield connection
 
-    @contextlib.contextmanager
-    def fresh(self) -> Iterator[sa.Connection]:
-        """Lend a connection that sees all that was committed anywhere before.
-
-        On Galera the node first catches up with the others; elsewhere there is nothing to do.
-        """
-        with self.autocommit() as connection:
-            if self.backend == 'mysql' and self._on_galera(connection):
-                connection.exec_driver_sql('SET SESSION wsrep_sync_wait = 1')
-                try:
-                    yield connection
-                finally:
-                    # The setting is the session's: a pooled one must not keep it.
-                    connection.invalidate()
-            else:
-                yield connection
-
     def dedicated(self) -> sa.Connection:
         """Open a connection that the caller keeps: autocommit, and no ping before use.
 
@@ -224,8 +249,10 @@ class Database:
     def _lend(self, engine: sa.Engine) -> Iterator[sa.Connection]:
         with self._connecting():
             connection = engine.connect()
-        with contextlib.closing(connection):
+        try:
             yield connection
+        finally:
+            _give_back(connection)
 
     @contextlib.contextmanager
     def _connecting(self) -> Iterator[None]:
@@ -243,6 +270,7 @@ class Database:
         """Turn an error of the database into one that says whether something may have happened.
 
         :raises DatabaseError: nothing has happened
+        :raises Contended: and it may be done again at once
         :raises DataRefused: nor will it, with this value
         :raises UnclearOutcome: nothing is known
         :raises SchemaError: the tables are missing
@@ -255,6 +283,9 @@ class Database:
                 raise errors.SchemaError(
                     f'The tables are missing in {self.name}: run '
                     f'"heat-liveness-manage db sync".') from error
+            if _is_contended(error):
+                raise errors.Contended(
+                    f'Another transaction in {self.name} was first: {text}') from error
             if isinstance(error, db_exception.DBDuplicateEntry):
                 raise errors.LockHeld(f'The row exists already in {self.name}.') from error
             if _is_about_data(error):
@@ -266,11 +297,16 @@ class Database:
             raise errors.UnclearOutcome(
                 f'The database {self.name} gave no clear answer: {text}') from error
 
-    def _on_galera(self, connection: sa.Connection) -> bool:
-        if self._galera is None:
-            row = connection.exec_driver_sql("SHOW VARIABLES LIKE 'wsrep_on'").first()
-            self._galera = row is not None and row[1] == 'ON'
-        return self._galera
+
+def _give_back(connection: sa.Connection) -> None:
+    """Return a connection to its pool, if its server is there still.
+
+    What became of the statements is known by now: an error of the rollback that closing makes says
+    nothing about them, and nobody could tell it from one of theirs.  SQLAlchemy has dropped the
+    connection when it raises.
+    """
+    with contextlib.suppress(sa.exc.SQLAlchemyError, db_exception.DBError, OSError):
+        connection.close()
 
 
 def _begin_immediate(connection: sa.Connection) -> None:
@@ -288,6 +324,19 @@ def _is_missing_table(error: BaseException) -> bool:
     return (isinstance(error, db_exception.DBNonExistentTable)
             or getattr(cause, 'sqlstate', None) == '42P01'
             or (bool(cause.args) and cause.args[0] == 1146))
+
+
+def _drop_if_misplaced(context: sa.engine.ExceptionContext) -> None:
+    cause = _cause(context.original_exception)
+    if ((bool(cause.args) and cause.args[0] in _MISPLACED_MYSQL)
+            or getattr(cause, 'sqlstate', None) == _MISPLACED_SQLSTATE):
+        context.is_disconnect = True
+
+
+def _is_contended(error: BaseException) -> bool:
+    cause = _cause(error)
+    return (getattr(cause, 'sqlstate', None) in _CONTENDED_SQLSTATES
+            or (bool(cause.args) and cause.args[0] == _CONTENDED_MYSQL))
 
 
 def _is_about_data(error: BaseException) -> bool:
@@ -314,4 +363,5 @@ def sentence(error: BaseException) -> str:
         # Python's ssl does not say which one.
         text = f'A file that the URL or connection_parameters name is not there: {text}'
     text = re.sub(r'://[^@\s]*@', '://***@', ' '.join(text.split()))
+    text = re.sub(r'\b(password|passwd)=[^&\s]*', r'\1=***', text)
     return text.rstrip('.') + '.'

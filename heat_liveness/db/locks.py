@@ -30,7 +30,7 @@ import sqlalchemy as sa
 from heat_liveness import engine as engines
 from heat_liveness import errors
 from heat_liveness.db import entries, models, stored, times
-from heat_liveness.db.database import Database
+from heat_liveness.db.database import Database, again_if_contended
 from heat_liveness.db.members import ServiceRow, alive, ended, joining
 
 _t = models.lock
@@ -40,18 +40,19 @@ MOST_ROWS = 1000
 MOST_CHARACTERS = 1_000_000
 """The longest arguments or progress in JSON: far below what any server takes in one packet."""
 _MOST_GENERATIONS = 100
+"""So many OR may stand in one statement: SQLite allows a depth of 1000."""
 _MOVABLE = sa.and_(_t.c.generation < 2**62, _t.c.takeovers < 2**31 - 1)
 """That a lock's numbers can be raised.  Others were not written by an engine, and one such row
 would fail the batch that it is in for ever.  (SQLite takes any text for more than any number.)"""
-"""So many OR may stand in one statement: SQLite allows a depth of 1000."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LockRow:
-    """One piece of work, as the database has it.
+@dataclasses.dataclass(frozen=True)
+class HeldLock:
+    """One piece of work, as far as whoever owns it must know it.
 
-    What the database keeps as JSON is decoded when it is asked for: a batch may have a
-    thousand rows, and to decode them would be a third of the taker's work.
+    A batch may have a thousand rows, and each column costs the taker as much as it costs the
+    server.  What the database keeps as JSON is decoded when it is asked for: to decode it
+    would be a third of the taker's work.
     """
 
     id: int
@@ -59,14 +60,9 @@ class LockRow:
     task: str
     arguments_text: str
     progress_text: str
-    status: str
-    reason: str | None
     engine_id: str | None
     generation: int
     takeovers: int
-    history_text: str
-    created_at: datetime.datetime
-    updated_at: datetime.datetime
 
     @property
     def arguments(self) -> Any:
@@ -77,6 +73,17 @@ class LockRow:
     def progress(self) -> Any:
         """What its owner last wrote of how far it has come; None at first."""
         return stored.value(self.progress_text)
+
+
+@dataclasses.dataclass(frozen=True)
+class LockRow(HeldLock):
+    """One piece of work, as the database has it."""
+
+    status: str
+    reason: str | None
+    history_text: str
+    created_at: datetime.datetime
+    updated_at: datetime.datetime
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -89,12 +96,12 @@ class LockRow:
         return {column.name: getattr(self, column.name) for column in _t.c}
 
 
-_FIELDS = [field.name for field in dataclasses.fields(LockRow)]
+def _columns(kind: type[HeldLock]) -> list[sa.Column[Any]]:
+    return [_t.c[field.name.removesuffix('_text')] for field in dataclasses.fields(kind)]
 
 
-def _row(row: sa.Row[Any], **changed: Any) -> LockRow:
-    """Make a row of all columns; ``changed`` is what it says by now instead of what was read."""
-    return LockRow(**{**dict(zip(_FIELDS, row, strict=True)), **changed})
+_HELD = _columns(HeldLock)
+_ALL = _columns(LockRow)
 
 
 def _encode(value: object) -> str:
@@ -111,6 +118,8 @@ class Locks:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._apart = False
+        """Whether others take over whom no row lock keeps away, so that each begins elsewhere."""
 
     def acquire(self, name: str, task: str, arguments: object, engine_id: str) -> LockRow:
         """Take a lock that nobody holds, with the work to do under it.
@@ -160,7 +169,7 @@ class Locks:
             raise errors.EngineDead(
                 f'Engine {engine_id} is not alive, so it cannot acquire the lock {name}.')
 
-    def write(self, row: LockRow, **values: object) -> bool:
+    def write(self, row: HeldLock, **values: object) -> bool:
         """Change a lock in its owner's name; return whether it was still the owner's.
 
         One autocommit statement.  What ends the work clears the owner with it.
@@ -191,8 +200,8 @@ class Locks:
     def _read(self, *where: sa.ColumnElement[bool], limit: int = MOST_ROWS) -> Iterator[LockRow]:
         with self._database.autocommit() as connection:
             rows = connection.execute(
-                sa.select(_t).where(*where).order_by(_t.c.id).limit(limit)).all()
-        return map(_row, rows)
+                sa.select(*_ALL).where(*where).order_by(_t.c.id).limit(limit)).all()
+        return (LockRow(*row) for row in rows)
 
     def owners(self, engine_ids: Collection[str]) -> set[str]:
         """Return those of the engines that own a lock.  One probe of the index each."""
@@ -206,8 +215,9 @@ class Locks:
                     sa.exists(sa.select(_t.c.id).where(
                         _t.c.engine_id == service.c.engine_id)))))
 
+    @again_if_contended
     def take_over(self, owner: ServiceRow, taker_id: str, limit: int,
-                  tainted: bool) -> list[LockRow]:
+                  tainted: bool) -> list[HeldLock]:
         """Move at most ``limit`` locks of an ended engine to the taker; return those it won.
 
         SKIP LOCKED lets survivors pass each other where the database has it.  What decides
@@ -218,37 +228,46 @@ class Locks:
         :param tainted: take work whose owner has died before, instead of work whose
             owners have not
         """
+        try:
+            return self._take_over(owner, taker_id, limit, tainted)
+        except errors.Contended:
+            self._apart = True
+            raise
+
+    def _take_over(self, owner: ServiceRow, taker_id: str, limit: int,
+                   tainted: bool) -> list[HeldLock]:
         fits = _t.c.takeovers > 0 if tainted else _t.c.takeovers <= 0
-        entry = _entry(owner, taker_id)
         with self._database.transaction() as connection:
             rows = self._lock(connection, owner, fits, min(limit, MOST_ROWS))
             if not rows:
                 return []
             if not self._move(connection, rows, owner.engine_id, taker_id,
-                              ended(owner.engine_id), history=_t.c.history + entry,
+                              ended(owner.engine_id),
+                              history=_t.c.history + _entry(owner, taker_id),
                               takeovers=_t.c.takeovers + int(owner.blamed)):
                 connection.rollback()
                 return []
             connection.execute(_journal('takeover', f'batch:{uuid.uuid4()}', owner, taker_id,
                                         rows))
-        return [_row(row, engine_id=taker_id, generation=row.generation + 1,
-                     takeovers=row.takeovers + int(owner.blamed), history_text=row.history + entry)
-                for row in rows]
+        return [dataclasses.replace(row, engine_id=taker_id, generation=row.generation + 1,
+                                    takeovers=row.takeovers + int(owner.blamed)) for row in rows]
 
-    def reclaim(self, rows: Sequence[LockRow], engine_id: str) -> list[LockRow]:
+    def reclaim(self, rows: Sequence[HeldLock], engine_id: str) -> list[HeldLock]:
         """Claim from itself what an engine owns but does not run; return what it won.
 
         Whatever statement of its own may still be on the way under the old generation
         then changes nothing.
         """
-        won = []
-        for row in rows:
-            with self._database.transaction() as connection:
-                if self._move(connection, [row], engine_id, engine_id, _MOVABLE):
-                    won.append(dataclasses.replace(row, generation=row.generation + 1))
-        return won
+        return [dataclasses.replace(row, generation=row.generation + 1) for row in rows
+                if self._reclaim(row, engine_id)]
 
-    def quarantine(self, owner: ServiceRow, taker_id: str, max_takeovers: int) -> list[LockRow]:
+    @again_if_contended
+    def _reclaim(self, row: HeldLock, engine_id: str) -> bool:
+        with self._database.transaction() as connection:
+            return self._move(connection, [row], engine_id, engine_id, _MOVABLE)
+
+    @again_if_contended
+    def quarantine(self, owner: ServiceRow, taker_id: str, max_takeovers: int) -> list[HeldLock]:
         """Set aside what has been taken over too often from owners that died.
 
         :return: the locks set aside by this call
@@ -266,13 +285,15 @@ class Locks:
             for row in rows:
                 connection.execute(_journal('quarantine', f'lock:{row.name}', owner, taker_id,
                                             [row]))
-        return [_row(row) for row in rows]
+        return rows
 
+    @again_if_contended
     def settle(self, row: LockRow, status: str, reason: str | None) -> bool:
         """Change a lock that nobody owns, for an operator; return whether it was as read."""
         with self._database.transaction() as connection:
             return self._settle(connection, row, status, reason)
 
+    @again_if_contended
     def retry(self, row: LockRow, operator: engines.Identity) -> bool:
         """Leave the work of a lock that nobody owns to the engines; return whether it was as read.
 
@@ -311,24 +332,34 @@ class Locks:
         return done
 
     def _lock(self, connection: sa.Connection, owner: ServiceRow,
-              fits: sa.ColumnElement[bool], limit: int) -> Sequence[sa.Row[Any]]:
+              fits: sa.ColumnElement[bool], limit: int) -> list[HeldLock]:
         """Read an ended engine's locks, lowest id first, and lock their rows if that can be.
 
         The index on (engine_id, id) has them in that order, but PostgreSQL takes a column that
         equals a constant out of ORDER BY, and then walks the primary key past the locks of
         all others where the owner has a fair share of the table.  A range keeps the column in.
         MariaDB would sort the range.
+
+        On Galera no survivor sees what those on other nodes have locked: where all begin with the
+        lowest id, only those on one node get on.  Whoever was in vain once begins somewhere
+        from then on, and goes round.
         """
-        statement = sa.select(_t).where(fits, _MOVABLE, ended(owner.engine_id)).limit(limit)
+        statement = sa.select(*_HELD).where(fits, _MOVABLE, ended(owner.engine_id))
         if self._database.backend == 'postgresql':
-            statement = (statement.where(_t.c.engine_id.between(owner.engine_id, owner.engine_id))
-                         .order_by(_t.c.engine_id, _t.c.id))
-        else:
-            statement = statement.where(_t.c.engine_id == owner.engine_id).order_by(_t.c.id)
-        return connection.execute(statement.with_for_update(skip_locked=True)).all()
+            return _held(connection, statement.where(
+                _t.c.engine_id.between(owner.engine_id, owner.engine_id))
+                .order_by(_t.c.engine_id, _t.c.id), limit)
+        statement = statement.where(_t.c.engine_id == owner.engine_id).order_by(_t.c.id)
+        if not self._apart:
+            return _held(connection, statement, limit)
+        start = _somewhere(connection, owner.engine_id)
+        rows = _held(connection, statement.where(_t.c.id >= start), limit)
+        if len(rows) < limit:
+            rows += _held(connection, statement.where(_t.c.id < start), limit - len(rows))
+        return rows
 
     @staticmethod
-    def _move(connection: sa.Connection, rows: Sequence[LockRow] | Sequence[sa.Row[Any]],
+    def _move(connection: sa.Connection, rows: Sequence[HeldLock],
               owner_id: str, taker_id: str, condition: sa.ColumnElement[bool],
               **values: Any) -> bool:
         """Compare and swap a batch; return whether each row was as it was read.
@@ -348,7 +379,21 @@ class Locks:
         return changed == len(rows)
 
 
-def _as_read(rows: Sequence[LockRow] | Sequence[sa.Row[Any]]) -> list[sa.ColumnElement[bool]]:
+def _held(connection: sa.Connection, statement: sa.Select[Any], limit: int) -> list[HeldLock]:
+    """Lock so many rows that nobody else has locked."""
+    found = connection.execute(statement.limit(limit).with_for_update(skip_locked=True)).all()
+    return [HeldLock(*row) for row in found]
+
+
+def _somewhere(connection: sa.Connection, engine_id: str) -> int:
+    """Return a random number in the range of an engine's locks.  Two probes of the index."""
+    first, last = connection.execute(
+        sa.select(sa.func.coalesce(sa.func.min(_t.c.id), 0), sa.func.coalesce(
+            sa.func.max(_t.c.id), 0)).where(_t.c.engine_id == engine_id)).one()
+    return int(first + uuid.uuid4().int % (last - first + 1))
+
+
+def _as_read(rows: Sequence[HeldLock]) -> list[sa.ColumnElement[bool]]:
     """Say in SQL, one condition for each generation among them, that rows are as they were read.
 
     PostgreSQL would compare pairs of id and generation with each row in turn, a thousand by a
@@ -369,7 +414,7 @@ def _entry(owner: ServiceRow, taker_id: str | None) -> str:
 
 
 def _journal(kind: str, subject: str, owner: ServiceRow, taker_id: str,
-             rows: Sequence[sa.Row[Any]]) -> sa.Insert:
+             rows: Sequence[HeldLock]) -> sa.Insert:
     return entries.entry(
         kind, subject, rows[0].generation + 1 if len(rows) == 1 else 0, owner.engine_id, taker_id,
         {'locks': [[row.name, row.generation + 1, row.takeovers] for row in rows]}, len(rows))

@@ -33,7 +33,7 @@ import sqlalchemy as sa
 from heat_liveness import engine as engines
 from heat_liveness import errors
 from heat_liveness.db import entries, models, times
-from heat_liveness.db.database import Database
+from heat_liveness.db.database import Database, again_if_contended
 
 LOG = logging.getLogger(__name__)
 
@@ -163,13 +163,18 @@ class Members:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._kept: sa.Connection | None = None
-        # In the text of the statement: SQLAlchemy would expand parameters of IN at each beat.
+        # Said once: what SQLAlchemy does with a statement, anew at each beat, takes longer than
+        # the driver.  So all but the engine stands in the text.
         live: list[sa.ColumnElement[str]] = [
             sa.literal_column(f"'{state}'") for state in models.LIVE]
-        self._beat = (
+        one: sa.ColumnElement[int] = sa.literal_column('1')
+        beat = (
             _t.update()
             .where(_t.c.engine_id == sa.bindparam('me'), _t.c.state.in_(live))
-            .values(report_count=_t.c.report_count + 1, updated_at=times.now()))
+            .values(report_count=_t.c.report_count + one, updated_at=times.now())
+            .compile(database.engine))
+        self._beat = str(beat)
+        self._by_name = not beat.positional
 
     def insert(self, identity: engines.Identity, report_interval: float, fence_time: float,
                report_count: int = 0) -> None:
@@ -213,7 +218,8 @@ class Members:
             self._kept = self._database.dedicated()
         try:
             with self._database.outcome():
-                return self._kept.execute(self._beat, {'me': engine_id}).rowcount == 1
+                me = {'me': engine_id} if self._by_name else (engine_id,)
+                return self._kept.exec_driver_sql(self._beat, me).rowcount == 1
         except errors.LivenessError:
             self.hang_up()
             raise
@@ -227,7 +233,7 @@ class Members:
 
     def read(self, engine_id: str) -> ServiceRow | None:
         """Return a row as it stands after all that was committed before, or None."""
-        with self._database.fresh() as connection:
+        with self._database.autocommit() as connection:
             rows = connection.execute(
                 sa.select(*_SHOWN).where(_t.c.engine_id == engine_id)).all()
         return next(_readable(rows), None)
@@ -308,6 +314,7 @@ class Members:
         return ({row.boot_id or row.hostname for row in rows},
                 {row.boot_id or row.hostname for row in rows if row.state == 'dead'})
 
+    @again_if_contended
     def declare(self, row: ServiceRow, observer_id: str, evidence: str, mass: bool,
                 detail: Mapping[str, object]) -> bool:
         """Declare an engine dead, if it has not beaten since ``row`` was read; journal it.

@@ -15,15 +15,23 @@
 The tables keep a version table of their own, so in Heat's database Heat's ``alembic_version``
 is not touched.  Several ``sync`` at once do the work once: MySQL and PostgreSQL have named
 locks for that, and SQLite's transaction begins with the write lock.
+
+Galera's named locks stay on one node, and MySQL cannot roll a CREATE back.  So each step makes
+only what is missing, and a sync that was crossed by another on a second node begins again: both
+go through all steps, the version is written last, and whoever finds it there is done.  What a
+sync leaves behind that was killed is completed in the same way by the next.
 """
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
-from alembic import command, config, migration, script
+from alembic import command, config, migration, op, script, util
 
+from heat_liveness import clock as clocks
 from heat_liveness import errors
 from heat_liveness.db import models
 from heat_liveness.db.database import Database
@@ -32,6 +40,8 @@ _LOCK_NAME = 'liveness_db_sync'
 _LOCK_NUMBER = 0x6C697665
 LOCK_SECONDS = 60
 """How long one sync waits for another."""
+_TRIES = 10
+_PAUSE_SECONDS = 0.5
 
 
 def sync(database: Database) -> tuple[str | None, str]:
@@ -41,14 +51,44 @@ def sync(database: Database) -> tuple[str | None, str]:
     :raises SchemaError: the database is of a version that this code does not know
     :raises DatabaseError: the database could not be reached, or refused
     """
+    for _ in range(_TRIES - 1):
+        try:
+            return _sync(database)
+        except errors.DatabaseError:
+            if not database.galera:
+                raise
+            clocks.BootClock().wait(threading.Event(), _PAUSE_SECONDS)
+    return _sync(database)
+
+
+def _sync(database: Database) -> tuple[str | None, str]:
     with database.transaction() as connection, _alone(database, connection):
         before = _current(connection)
         _refuse_newer(database, before)
         alembic = config.Config()
         alembic.set_main_option('script_location', str(_script_location()))
         alembic.attributes['connection'] = connection
-        command.upgrade(alembic, 'head')
+        try:
+            command.upgrade(alembic, 'head')
+        except util.CommandError as error:
+            # What it says where another has written the version meanwhile.
+            raise errors.DatabaseError(
+                f'The tables in {database.name} could not be upgraded: {error}') from error
     return before, head()
+
+
+def create_table(name: str, *items: sa.schema.SchemaItem,
+                 indexes: Mapping[str, Sequence[str]], **options: Any) -> None:
+    """Create what is missing of a table and its indexes; for revisions.
+
+    :param indexes: the columns of each index
+    """
+    if not sa.inspect(op.get_bind()).has_table(name):
+        op.create_table(name, *items, **options)
+    present = {index['name'] for index in sa.inspect(op.get_bind()).get_indexes(name)}
+    for index, columns in indexes.items():
+        if index not in present:
+            op.create_index(index, name, columns)
 
 
 def drop(database: Database) -> bool:

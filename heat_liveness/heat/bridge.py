@@ -14,7 +14,7 @@
 
 Heat calls ``is_available()`` on what it finds in the entry-point group ``heat.clients``, in
 the parent, before it forks its workers; nothing happens at import.  When enabled, the bridge
-then puts itself round ten methods:
+then puts itself round eleven methods:
 
 * ``WorkerService.start``: the engine joins before its RPC server consumes;
 * ``EngineService.stop``: it drains before, and leaves after whatever happens inside, which
@@ -27,6 +27,7 @@ then puts itself round ten methods:
 * ``StackResource.handle_preempt``: a check that finds its resource locked interrupts the nested
   stack, so that a newer traversal need not wait for it.  Where a message of the *same* traversal
   was sent again, it may be its own work that it would interrupt, so it does not;
+* ``Resource.suspend``: see :func:`.calls.leave_behind`;
 * ``Stack._delete_credentials``, and the creation of a stack's project and users in Keystone: see
   :func:`.calls.authenticate_early`, :func:`.calls.find_project`, :func:`.calls.replace_user`.
 
@@ -71,6 +72,7 @@ _WRAPPED = {
         'self', 'cnxt', 'resource_id', 'current_traversal', 'data', 'is_update',
         'adopt_stack_data', 'converge'],
     'heat.engine.resources.stack_resource:StackResource.handle_preempt': ['self'],
+    'heat.engine.resource:Resource.suspend': ['self'],
     'heat.engine.stack:Stack._delete_credentials': ['self', 'stack_status', 'reason', 'abandon'],
     f'{_KEYSTONE}.create_stack_domain_project': ['self', 'stack_id'],
     f'{_KEYSTONE}.create_stack_domain_user': ['self', 'username', 'project_id', 'password'],
@@ -140,7 +142,7 @@ def _wrap(life: lifecycle.EngineLifecycle) -> None:
     sent = functools.partial(_sent, calls.client)
     wrappers: tuple[Callable[..., Method], ...] = (
         _started, _stopped, _gated, _gated, sent, once, _unless_sent_twice,
-        calls.authenticate_early, calls.find_project, calls.replace_user)
+        calls.leave_behind, calls.authenticate_early, calls.find_project, calls.replace_user)
     for path, wrapper in zip(_WRAPPED, wrappers, strict=True):
         owner, name = _find(path)
         original = getattr(owner, name)

@@ -33,12 +33,12 @@ from heat.common import messaging
 from heat.engine import check_resource, sync_point
 from heat.engine import resource as heat_resource
 from heat.engine import stack as heat_stack
+from heat.objects import resource as resource_objects
 from heat.objects import stack as stack_objects
 from heat.rpc import listener_client, worker_api, worker_client
 from keystoneauth1 import loading
 from keystoneclient import exceptions as keystone
 from oslo_config import cfg
-from oslo_utils import uuidutils
 
 from heat_liveness.heat import graph
 
@@ -148,21 +148,11 @@ def _heats(node: graph.Node) -> heat_stack.ConvergenceNode:
     return heat_stack.ConvergenceNode(*fields[:len(heat_stack.ConvergenceNode._fields)])
 
 
-def restart(stack: heat_stack.Stack) -> bool:
-    """Write a traversal out that never was, under a new id; return whether it was we who did.
-
-    The compare-and-swap on ``current_traversal`` elects one, and fences whoever began before.
-    Template, parameters, the template to roll back to and the start of the timeout are in the
-    stack's row already, and stay.
-    """
-    old, new = stack.current_traversal, uuidutils.generate_uuid()
-    if not stack_objects.Stack.select_and_update(
-            stack.context, stack.id, {'current_traversal': new}, exp_trvsl=old):
-        return False
-    stack.current_traversal = new
+def write_out(stack: heat_stack.Stack, traversal: str) -> None:
+    """Write the traversal of a stack out under the id that it was given in place of its own."""
+    old, stack.current_traversal = stack.current_traversal, traversal
     sync_point.delete_all(stack.context, stack.id, old)
     stack.thread_group_mgr.start(stack.id, stack._converge_create_or_update)
-    return True
 
 
 def fail(stack: heat_stack.Stack, reason: str) -> bool:
@@ -245,6 +235,23 @@ def _service_context() -> Any:
     # Asked now: what it is wanted for fails for good where it cannot be had.
     context.clients.client('keystone').domain_admin_auth  # noqa: B018
     return context
+
+
+def leave_behind(life: object, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap ``Resource.suspend``: what was replaced half-made, and is there still, is left alone.
+
+    Heat suspends all that a stack has in the database, and refuses what has failed.  Such a row
+    goes with the next update, and another, younger one stands for the resource.
+    """
+    def suspend(self: Any) -> Any:
+        if self.status == self.FAILED and any(
+                row.name == self.name and row.id > self.id
+                for row in resource_objects.Resource.get_all_active_by_stack(
+                    self.context, self.stack.id).values()):
+            LOG.info('%s is not suspended: another has taken its place.', self)
+            return None
+        return original(self)
+    return suspend
 
 
 def authenticate_early(life: object, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -30,6 +30,8 @@ from collections.abc import Collection, Sequence
 from concurrent import futures
 from typing import Any
 
+from oslo_utils import uuidutils
+
 from heat_liveness import errors
 from heat_liveness.heat import calls, graph, orders, rows, sweep
 from heat_liveness.heat.plans import Plan
@@ -257,13 +259,13 @@ class Delivery:
 
     def _resume_resource(self, order: orders.Order, stack: Any, view: rows.View) -> str | None:
         if order.plan == Plan.FAIL:
-            return self._fail(stack, view, f'Resource {order.name}: {order.reason}')
+            return self._fail(stack, view, order.reason, order.name)
         if sweep.half_adopted(view):
             return self._fail(stack, view, sweep.HALF_ADOPTED)
         died = self._rows.deaths(view.stack, order.name)
         if len(died) >= self._most_deaths:
             return self._fail(stack, view, f'Resource {order.name} killed the engines that worked '
-                              f'on it, {len(died)} of them: {", ".join(died)}')
+                              f'on it, {len(died)} of them: {", ".join(died)}', order.name)
         node = self._node(order, view)
         if isinstance(node, str):
             return node
@@ -278,13 +280,21 @@ class Delivery:
         if times > self._most_deaths:
             return self._fail(stack, view, f'Its traversal was begun anew {times - 1} times, and '
                               f'never written out')
-        return 'it was begun anew' if calls.restart(stack) else 'somebody has begun it anew'
+        traversal = uuidutils.generate_uuid()
+        if not self._rows.begin_anew(view.stack, traversal):
+            return 'somebody has begun it anew, or it has ended'
+        calls.write_out(stack, traversal)
+        return 'it was begun anew'
 
-    def _fail(self, stack: Any, view: rows.View, reason: str) -> str:
+    def _fail(self, stack: Any, view: rows.View, reason: str, culprit: str | None = None) -> str:
         reason = f'{reason[:1].upper()}{reason[1:]}'
         # If this engine dies behind the first of these, the end is carried through by the sweep.
-        done = self._rows.fail(view.stack, reason) and calls.fail(stack, reason)
-        return 'its stack was failed' if done else 'its stack has begun something else'
+        if self._rows.fail(view.stack, reason):
+            if (row := view.newest(culprit)) is not None:
+                self._rows.blame(row, reason)
+            if calls.fail(stack, reason):
+                return 'its stack was failed'
+        return 'its stack has begun something else'
 
     def _node(self, order: orders.Order, view: rows.View) -> graph.Node | str:
         """Return the node that is to be checked, or why none is."""

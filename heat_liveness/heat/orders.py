@@ -45,7 +45,7 @@ import sqlalchemy as sa
 
 from heat_liveness import errors
 from heat_liveness.db import models, stored, times
-from heat_liveness.db.database import Database
+from heat_liveness.db.database import Database, again_if_contended
 from heat_liveness.db.members import ServiceRow, alive, ended
 from heat_liveness.heat import graph
 from heat_liveness.heat.plans import Decision, Plan, Resource, Stack
@@ -74,7 +74,7 @@ class Order:
     generation: int
     taken_by: str
     age: float
-    """Seconds since its last step; infinite if that was at no time."""
+    """Seconds since its last step."""
     detail: Mapping[str, Any]
 
     @property
@@ -158,6 +158,7 @@ class Order:
 
 def _order(row: sa.Row[Any]) -> Order:
     return Order(id=row.id, kind=row.kind, status=row.status, generation=row.generation,
+                 # A step at no time is an old one: it is followed.
                  taken_by=row.taken_by, age=math.inf if row.age is None else float(row.age),
                  detail=stored.mapping(row.detail))
 
@@ -228,6 +229,7 @@ class Orders:
         return self._give(STACK, f'{STACK}:{stack.id}:{stack.traversal}', plans.index(plan),
                           giver_id, {'plan': plan, 'reason': reason, **_about(stack)})
 
+    @again_if_contended
     def _give(self, kind: str, subject: str, generation: int, giver_id: str,
               detail: Mapping[str, Any], culprit: str | None = None) -> bool:
         try:
@@ -264,7 +266,7 @@ class Orders:
 
     def find(self, order_id: int) -> Order | None:
         """Return an order as it stands after all that was committed before, or None."""
-        with self._database.fresh() as connection:
+        with self._database.autocommit() as connection:
             row = connection.execute(sa.select(*_ROW).where(_t.c.id == order_id)).first()
         return None if row is None else _order(row)
 
@@ -376,6 +378,7 @@ class Orders:
         return self._step(order_id, outcome, engine_id, DONE, engine_id,
                           _t.c.status.in_(OPEN), _t.c.taken_by == engine_id, outcome=outcome)
 
+    @again_if_contended
     def _step(self, order_id: int, what: str, engine_id: str, status: str, taken_by: str,
               *where: sa.ColumnElement[bool], **more: object) -> bool:
         """Take one step of an order, if it stands as expected, and add it to its story."""

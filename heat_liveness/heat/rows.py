@@ -22,6 +22,7 @@ happen then stands in the journal (:mod:`.orders`), written in the same transact
 """
 
 import dataclasses
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -30,7 +31,7 @@ import sqlalchemy as sa
 from heat_liveness import engine as engines
 from heat_liveness import errors
 from heat_liveness.db import models, times
-from heat_liveness.db.database import Database
+from heat_liveness.db.database import Database, again_if_contended
 from heat_liveness.db.members import ServiceRow, alive, ended
 from heat_liveness.heat import graph, orders, plans
 from heat_liveness.heat.plans import Child, Decision, Plan, Resource, Stack
@@ -105,6 +106,11 @@ class View:
             older = self.resources[older].replaces if older in self.resources else None
         return found
 
+    def newest(self, name: str | None) -> Resource | None:
+        """Return the row that stands for a resource now."""
+        return max((row for row in self.resources.values() if row.name == name),
+                   key=lambda row: row.id, default=None)
+
     def node(self, row: Resource) -> graph.Node | None:
         """Return the node for which a row is at work."""
         return self.traversal.waits_for(row.id, self.ancestors(row))
@@ -164,7 +170,7 @@ class HeatRows:
 
     def view(self, stack_id: str) -> View | None:
         """Return all of a stack, or None if it is gone.  Five statements."""
-        with self._database.fresh() as connection:
+        with self._database.autocommit() as connection:
             row = connection.execute(sa.select(*_STACK).where(
                 _stack.c.id == stack_id, _stack.c.deleted_at.is_(None))).first()
             return None if row is None else _view(connection, _as_stack(row))
@@ -177,6 +183,7 @@ class HeatRows:
             return set(connection.scalars(sa.select(_data.c.resource_id).where(
                 _data.c.resource_id.in_(resource_ids), _data.c.key.in_(_HOOKS))))
 
+    @again_if_contended
     def take_over(self, owner: ServiceRow, taker_id: str, limit: int,
                   known: Collection[tuple[int, int]], rules: Rules,
                   ) -> list[tuple[Resource, Decision]]:
@@ -193,7 +200,7 @@ class HeatRows:
         views: dict[str, tuple[View, Mapping[str, list[str]]]] = {}
         cleared = 0
         with self._database.transaction() as connection:
-            for row in _held(connection, owner.engine_id, limit, rules.only):
+            for row in _held(connection, owner.engine_id, limit, rules.only, taker_id):
                 if (row.id, row.generation) in known:
                     continue
                 if row.stack.id not in views:
@@ -225,7 +232,7 @@ class HeatRows:
 
     def consider(self, owner: ServiceRow, rules: Rules) -> list[tuple[Resource, Decision]]:
         """Return what a takeover would decide, and change nothing."""
-        with self._database.fresh() as connection:
+        with self._database.autocommit() as connection:
             return [(row, _decide(row, _view(connection, row.stack),
                                   self.orders.deaths(connection, row.stack), owner, rules))
                     for row in _held(connection, owner.engine_id, None, rules.only)]
@@ -236,16 +243,37 @@ class HeatRows:
             return self.orders.deaths(connection, stack).get(name, [])
 
     def fail(self, stack: Stack, reason: str) -> bool:
-        """Set a stack to FAILED if it is in progress in the same traversal; return whether it was.
+        """Set a stack in progress to FAILED; return whether it was so still."""
+        with self._database.autocommit() as connection:
+            return connection.execute(
+                _at_this_point(_stack.update(), stack)
+                .values(status='FAILED', status_reason=reason)).rowcount == 1
 
-        Heat's own statement names the traversal only, and would fail a stack that is complete.
+    def blame(self, row: Resource, reason: str) -> None:
+        """Let a row say why its stack has failed, unless what stands in it is good still.
+
+        A resource whose engines died before they had begun was only meant to be created.
+        """
+        with self._database.autocommit() as connection:
+            connection.execute(
+                _resource.update().where(
+                    _resource.c.id == row.id, _resource.c.engine_id.is_(None),
+                    _resource.c.atomic_key == row.atomic_key,
+                    sa.or_(_resource.c.action == 'INIT', _resource.c.status == 'FAILED'))
+                .values(action=sa.case((_resource.c.action == 'INIT', 'CREATE'),
+                                       else_=_resource.c.action),
+                        status='FAILED', status_reason=reason, atomic_key=row.generation + 1))
+
+    def begin_anew(self, stack: Stack, traversal: str) -> bool:
+        """Give a stack in progress a new traversal instead of its own; return whether it was we.
+
+        Of many one wins, and whoever wrote out the old one is fenced off by it.  Template,
+        parameters, the template to roll back to and the start of the timeout stay.
         """
         with self._database.autocommit() as connection:
             return connection.execute(
-                _stack.update().where(
-                    _stack.c.id == stack.id, _stack.c.current_traversal == stack.traversal,
-                    _stack.c.status == 'IN_PROGRESS', _stack.c.deleted_at.is_(None))
-                .values(status='FAILED', status_reason=reason)).rowcount == 1
+                _at_this_point(_stack.update(), stack)
+                .values(current_traversal=traversal)).rowcount == 1
 
     def exists(self, node: graph.Node) -> bool:
         """Return whether what a node stands for is there; of a snapshot there is no resource."""
@@ -295,7 +323,7 @@ class HeatRows:
 
     def untouched(self, order: orders.Order) -> bool:
         """Return whether the resource is as the takeover left it: nobody has taken it up."""
-        with self._database.fresh() as connection:
+        with self._database.autocommit() as connection:
             row = connection.execute(
                 sa.select(_resource.c.engine_id, _resource.c.atomic_key)
                 .where(_resource.c.id == order.resource_id)).first()
@@ -357,6 +385,16 @@ class HeatRows:
         return {stack_id: tuple(each) for stack_id, each in found.items()}
 
 
+def _at_this_point(statement: sa.Update, stack: Stack) -> sa.Update:
+    """Change a stack only where it is in progress still, and in the same traversal.
+
+    Heat's own statements name the traversal only: they change a stack that is complete.
+    """
+    return statement.where(
+        _stack.c.id == stack.id, _stack.c.current_traversal == stack.traversal,
+        _stack.c.status == 'IN_PROGRESS', _stack.c.deleted_at.is_(None))
+
+
 def _at_work(connection: sa.Connection) -> dict[str, Stack]:
     """Return the convergence stacks in which locks matter, nested ones among them, by id.
 
@@ -367,15 +405,18 @@ def _at_work(connection: sa.Connection) -> dict[str, Stack]:
 
 
 def _held(connection: sa.Connection, engine_id: str, page: int | None,
-          only: Collection[str] | None) -> Iterator[Resource]:
+          only: Collection[str] | None, reader_id: str = '') -> Iterator[Resource]:
     """Lock resources that an engine holds, page by page, passing by what others have locked.
 
-    For None they are read, and not locked.
+    For None they are read, and not locked.  Each reader has an order of its own: between the
+    nodes of Galera nobody sees what others have locked.
     """
     stacks = {stack_id: stack for stack_id, stack in _at_work(connection).items()
               if only is None or stack_id in only}
-    going = [each for each in sorted(stacks) if stacks[each].status == 'IN_PROGRESS']
-    for ids in (*_chunks(going), *_chunks(sorted(stacks.keys() - going))):
+    ordered = sorted(stacks, key=lambda each: zlib.crc32(f'{reader_id} {each}'.encode()))
+    going = [each for each in ordered if stacks[each].status == 'IN_PROGRESS']
+    rest = [each for each in ordered if stacks[each].status != 'IN_PROGRESS']
+    for ids in (*_chunks(going), *_chunks(rest)):
         last = 0
         while True:
             statement = sa.select(_resource).where(

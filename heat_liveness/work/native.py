@@ -35,12 +35,12 @@ an outage of the database costs time and no work.
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
 from heat_liveness import errors
-from heat_liveness.db.locks import LockRow, Locks
+from heat_liveness.db.locks import HeldLock, Locks
 from heat_liveness.db.members import ServiceRow
 from heat_liveness.work import Claim, Context
 
@@ -58,7 +58,7 @@ class Release(Exception):
 class Task:
     """A lock that this engine owns, and the work under it."""
 
-    def __init__(self, row: LockRow, work: 'NativeWork') -> None:
+    def __init__(self, row: HeldLock, work: 'NativeWork') -> None:
         self.row = row
         self._work = work
 
@@ -134,7 +134,7 @@ class NativeWork:
             context.settings.max_tasks, thread_name_prefix='liveness-task')
         self._changed = threading.Condition()
         """Guards the next three, and tells of each lock let go."""
-        self._held: dict[str, LockRow] = {}
+        self._held: dict[str, HeldLock] = {}
         """What is run, or worked on by a caller of acquire(), by the lock's name."""
         self._acquiring: set[str] = set()
         self._draining = False
@@ -204,7 +204,7 @@ class NativeWork:
         return Claim(self._start(rows),
                      more=bool(rows) or bool(self._locks.owners([owner.engine_id])))
 
-    def _tainted(self, owner: ServiceRow) -> list[LockRow]:
+    def _tainted(self, owner: ServiceRow) -> list[HeldLock]:
         """Take one piece whose owners died before, unless one runs here; set poison aside.
 
         To look for poison is to read all the owner's locks, so it comes when the rest is gone.
@@ -229,11 +229,24 @@ class NativeWork:
         try:
             strays = [row for row in self._locks.search(engine_id=self._me)
                       if self._idle(row.name)]
+            chosen = self._together(strays)[:self.room()]
+            self.doubts = len(chosen) < len(strays)
             # A task that ended between the two looks is no stray: its row has changed.
-            return self._start(self._locks.reclaim(strays[:self.room()], self._me))
+            return self._start(self._locks.reclaim(chosen, self._me))
         except errors.UnclearOutcome:
             self.doubts = True
             raise
+
+    def _together(self, strays: Sequence[HeldLock]) -> list[HeldLock]:
+        """Return those that may run beside what runs and beside each other, as after a takeover.
+
+        A takeover whose reply was lost may be found when other tainted work runs already.
+        """
+        fresh = [row for row in strays if not row.takeovers]
+        if self._runs_tainted():
+            return fresh
+        batch = [row for row in strays if row.takeovers == 1]
+        return fresh + (batch or [row for row in strays if row.takeovers > 1][:1])
 
     def search(self) -> None:
         """Do nothing: what is in progress here has an owner, always."""
@@ -249,7 +262,7 @@ class NativeWork:
             self._changed.wait_for(lambda: not self._held and not self._acquiring)
         self._pool.shutdown(wait=True)
 
-    def _start(self, rows: Collection[LockRow]) -> int:
+    def _start(self, rows: Collection[HeldLock]) -> int:
         with self._changed:
             if self._draining:
                 # The others find them when this engine has left.
@@ -288,21 +301,21 @@ class NativeWork:
         else:
             task.complete()
 
-    def _let_go(self, row: LockRow) -> None:
+    def _let_go(self, row: HeldLock) -> None:
         """Forget a lock under one generation; it may be held anew under the next."""
         with self._changed:
             if self._held.get(row.name) is row:
                 del self._held[row.name]
             self._changed.notify_all()
 
-    def end(self, row: LockRow, status: str, reason: str | None) -> None:
+    def end(self, row: HeldLock, status: str, reason: str | None) -> None:
         """Release a lock with the outcome of its work; see :class:`Task`."""
         try:
             self.write(row, status=status, reason=reason, engine_id=None)
         finally:
             self._let_go(row)
 
-    def write(self, row: LockRow, **values: Any) -> None:
+    def write(self, row: HeldLock, **values: Any) -> None:
         """Write under a lock until it is certain that it was written, or cannot be.
 
         The write names owner and generation, so it may be sent again after any error.

@@ -13,8 +13,9 @@
 """Service rows, the native work store and the journal."""
 
 import sqlalchemy as sa
-from alembic import op
 from sqlalchemy.dialects import mysql
+
+from heat_liveness.db import migration
 
 revision = '0001'
 down_revision = None
@@ -28,7 +29,7 @@ def upgrade() -> None:
     time = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), 'mysql', 'mariadb')
     key = sa.BigInteger().with_variant(sa.Integer(), 'sqlite')
     long_text = sa.Text().with_variant(mysql.MEDIUMTEXT(), 'mysql', 'mariadb')
-    op.create_table(
+    migration.create_table(
         'liveness_service',
         sa.Column('engine_id', sa.String(36), primary_key=True),
         sa.Column('host', sa.String(255), nullable=False),
@@ -51,11 +52,11 @@ def upgrade() -> None:
         sa.Column('declared_at', time),
         sa.Column('evidence', sa.String(16)),
         sa.Column('mass', sa.Boolean(), nullable=False),
-        sa.Index('liveness_service_state_updated_at', 'state', 'updated_at'),
-        sa.Index('liveness_service_boot_id', 'boot_id'),
-        sa.Index('liveness_service_declared_at', 'declared_at'),
+        indexes={'liveness_service_state_updated_at': ['state', 'updated_at'],
+                 'liveness_service_boot_id': ['boot_id'],
+                 'liveness_service_declared_at': ['declared_at']},
         **_MYSQL)
-    op.create_table(
+    migration.create_table(
         'liveness_lock',
         sa.Column('id', key, primary_key=True, autoincrement=True),
         sa.Column('name', sa.String(255), nullable=False),
@@ -71,9 +72,9 @@ def upgrade() -> None:
         sa.Column('created_at', time, nullable=False),
         sa.Column('updated_at', time, nullable=False),
         sa.UniqueConstraint('name', name='liveness_lock_name'),
-        sa.Index('liveness_lock_engine_id_id', 'engine_id', 'id'),
+        indexes={'liveness_lock_engine_id_id': ['engine_id', 'id']},
         **_MYSQL)
-    op.create_table(
+    migration.create_table(
         'liveness_takeover',
         sa.Column('id', key, primary_key=True, autoincrement=True),
         sa.Column('kind', sa.String(16), nullable=False),
@@ -88,6 +89,6 @@ def upgrade() -> None:
         sa.Column('updated_at', time, nullable=False),
         sa.UniqueConstraint('subject', 'generation',
                             name='liveness_takeover_subject_generation'),
-        sa.Index('liveness_takeover_engine_id', 'engine_id'),
-        sa.Index('liveness_takeover_status', 'status'),
+        indexes={'liveness_takeover_engine_id': ['engine_id'],
+                 'liveness_takeover_status': ['status']},
         **_MYSQL)

@@ -13,7 +13,7 @@
 """MariaDB as a server of our own."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import pymysql
@@ -26,11 +26,13 @@ class MariaDB(server.Server):
     """A MariaDB server; see ``server.Server``."""
 
     drivername: ClassVar[str] = 'mysql+pymysql'
+    # PyMySQL reads the system's certificates for each connection: 60 ms of CPU.
+    parameters: ClassVar[Mapping[str, str]] = {'ssl_disabled': 'true'}
     shutdown_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
     def execute(self, statement: str) -> list[tuple[Any, ...]]:
         connection = pymysql.connect(
-            unix_socket=self._socket, user='root', autocommit=True,
+            unix_socket=self._socket, user='root', autocommit=True, ssl_disabled=True,
             connect_timeout=2, read_timeout=30, write_timeout=30)
         with connection, connection.cursor() as cursor:
             cursor.execute(statement)
@@ -43,6 +45,11 @@ class MariaDB(server.Server):
             return False
 
     def drop_database(self, url: str) -> None:
+        self.cut_off(url)
+        self.execute(f'DROP DATABASE `{sa.make_url(url).database}`')
+
+    def cut_off(self, url: str) -> None:
+        """Cut the connections to a database."""
         database = sa.make_url(url).database
         clients = self.execute(
             f"SELECT id FROM information_schema.processlist WHERE db = '{database}'")
@@ -51,7 +58,6 @@ class MariaDB(server.Server):
                 self.execute(f'KILL {client}')
             except pymysql.OperationalError:
                 continue  # it has gone by itself
-        self.execute(f'DROP DATABASE `{database}`')
 
     def _prepare(self) -> None:
         server.find_program('mariadbd', '/usr/sbin')

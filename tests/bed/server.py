@@ -27,12 +27,12 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import sqlalchemy as sa
 
-from tests.bed import processes, waiting
+from tests.bed import clocks, processes, waiting
 
 USER = 'liveness'
 # It needs quoting in a URL, in SQL and in alembic's configuration: whoever forgets it, fails.
@@ -58,6 +58,8 @@ class Server(abc.ABC):
 
     #: What SQLAlchemy calls the driver.
     drivername: ClassVar[str]
+    #: What a client adds to the URL.
+    parameters: ClassVar[Mapping[str, str]] = {}
     #: What asks the server to end in an orderly way, without waiting for its clients.
     shutdown_signal: ClassVar[signal.Signals]
 
@@ -67,11 +69,17 @@ class Server(abc.ABC):
         self.data = self.directory / 'data'
         self.log = self.directory / 'log'
         self.port = 0
+        self.clock: clocks.Clock | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def create(cls) -> Self:
+    def create(cls, *, steppable: bool = False) -> Self:
         """Make a server and start it.
+
+        Parameters
+        ----------
+        steppable : bool
+            Whether it goes by a wall clock of its own, ``clock``.
 
         Raises
         ------
@@ -82,6 +90,8 @@ class Server(abc.ABC):
         """
         server = cls()
         try:
+            if steppable:
+                server.get_clock()
             server._prepare()
             server._start_on_a_free_port()
             server._create_account()
@@ -89,6 +99,10 @@ class Server(abc.ABC):
             server.destroy()
             raise
         return server
+
+    def get_clock(self) -> None:
+        """Let the server go by a wall clock of its own, once it is started again."""
+        self.clock = clocks.Clock(self.directory / 'clock')
 
     def destroy(self) -> None:
         """Kill the server and remove what it stored."""
@@ -115,9 +129,10 @@ class Server(abc.ABC):
             It ends at once.
         """
         assert not self.running
+        before = self.clock.command if self.clock else []
         with self.log.open('ab') as log:
             self._process = processes.spawn(
-                self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                [*before, *self._command()], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 cwd=self.directory, **processes.unprivileged())
         self._wait_until_it_answers()
 
@@ -148,6 +163,23 @@ class Server(abc.ABC):
         assert self.running
         processes.thaw(self.pid)
 
+    def snapshot(self) -> pathlib.Path:
+        """Copy the data of the running server as of one moment; return where the copy is."""
+        copy = self.directory / 'snapshot'
+        self.freeze()
+        try:
+            shutil.copytree(self.data, copy, copy_function=_copy, dirs_exist_ok=True)
+        finally:
+            self.thaw()
+        return copy
+
+    def forget_all_since(self, copy: pathlib.Path) -> None:
+        """Kill the server and start it with a snapshot: what it has committed since is lost."""
+        self.kill()
+        shutil.rmtree(self.data)
+        copy.rename(self.data)
+        self.start()
+
     def heal(self) -> None:
         """Undo what a test has done: thaw a frozen server, start one that has ended."""
         if self.running:
@@ -158,7 +190,8 @@ class Server(abc.ABC):
 
     def url(self, database: str) -> str:
         """Return the SQLAlchemy URL of a database, with the password of the account."""
-        url = sa.URL.create(self.drivername, USER, PASSWORD, '127.0.0.1', self.port, database)
+        url = sa.URL.create(self.drivername, USER, PASSWORD, '127.0.0.1', self.port, database,
+                            self.parameters)
         return url.render_as_string(hide_password=False)
 
     def create_database(self) -> str:
@@ -195,13 +228,14 @@ class Server(abc.ABC):
     def _create_database(self, database: str) -> None:
         """Create a database that belongs to the account."""
 
-    def _run(self, *command: str) -> None:
-        """Run a program that prepares the server."""
-        done = subprocess.run(
+    def _run(self, *command: str) -> str:
+        """Run a program that prepares the server, and return what it says."""
+        done: subprocess.CompletedProcess[str] = subprocess.run(
             command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             cwd=self.directory, **processes.unprivileged())
         if done.returncode != 0:
             raise DoesNotStart(f'{command[0]} failed:\n{done.stdout}')
+        return done.stdout
 
     def _start_on_a_free_port(self) -> None:
         # Another may take the port between our look and the server's.
@@ -220,6 +254,11 @@ class Server(abc.ABC):
             f'An answer of {type(self).__name__}')
         if not self.running:
             raise DoesNotStart(f'{type(self).__name__} ended:\n{self.log.read_text()}')
+
+
+def _copy(source: str, target: str) -> None:
+    shutil.copy2(source, target)
+    processes.give_to_unprivileged(pathlib.Path(target))
 
 
 def free_port() -> int:

@@ -22,7 +22,7 @@ import pytest
 from sqlalchemy import event
 
 from benchmarks import __main__ as bench
-from benchmarks import beds, figures, takeovers
+from benchmarks import beds, figures, load, looks, takeovers
 from heat_liveness.db import models
 from heat_liveness.db.locks import Locks
 from heat_liveness.db.members import Members
@@ -55,6 +55,38 @@ def test_the_quick_measurements_run(name: str, tmp_path: pathlib.Path) -> None:
         assert found['beat']['driver alone']['notes'] == {'round trips': 1}
         assert found['beat']['Members.beat']['notes'] == {'round trips': 1}
         assert found['beat']['ORM, get and save']['notes']['round trips'] > 2
+
+
+@pytest.mark.parametrize('name', [pytest.param(name, marks=getattr(pytest.mark, name))
+                                  for name in beds.NAMES if name != 'sqlite'])
+def test_the_quick_load_runs(name: str, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / 'figures.json'
+    done = subprocess.run(
+        [sys.executable, '-m', 'benchmarks', '--quick', '--only', 'load', '--on', name,
+         '--json', str(path)], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = {about: value for figure in json.loads(path.read_text())['figures']
+            for about, value in figure['notes'].items()}
+    assert told['beats'] > bench.QUICK.load.engines
+    assert told['killed'] == len(load.deaths(bench.QUICK.load)) > 2
+    assert told['false'] == 0
+
+
+def test_one_kill_of_ten_takes_a_whole_machine() -> None:
+    plan = load.deaths(load.Load(seconds=60, kill_seconds=4))
+    assert len(plan) == 9 + looks.ENGINES_PER_MACHINE
+    assert len(set(plan.values())) == 10
+    assert min(plan.values()) > load.Load().settings.settle
+
+
+def test_a_robbed_engine_is_told_from_one_that_beat_too_late() -> None:
+    seen = load.Beats(killed={'killed'}, silent={'killed': 3, 'late': 21, 'robbed': 19})
+    killed, late, robbed = (load.Death(name, 30, mass=False) for name in seen.silent)
+    assert load.judge([killed, late], seen, 20) == [late]
+    with pytest.raises(AssertionError, match='Declared dead though they beat in time'):
+        load.judge([killed, robbed], seen, 20)
+    with pytest.raises(AssertionError, match=r"not declared dead: \['killed'\]"):
+        load.judge([late], seen, 20)
 
 
 def test_a_lock_won_twice_is_noticed(sqlite_bed: Bed) -> None:

@@ -104,7 +104,7 @@ def test_a_deadlock_is_certain_and_one_goes_on(server_bed: Bed) -> None:
     results = at_once(lambda: lock('e1', 'e2'), lambda: lock('e2', 'e1'))
     (won,) = [each for each in results if isinstance(each, str)]
     (lost,) = [each for each in results if not isinstance(each, str)]
-    assert type(lost) is errors.DatabaseError
+    assert type(lost) is errors.Contended
     assert {server_bed.row(name).host for name in ('e1', 'e2')} == {f'{won}-first'}
 
 
@@ -218,23 +218,3 @@ def test_an_sqlite_file_that_cannot_be_opened_is_a_sentence(tmp_path: pathlib.Pa
     error = refused(Database(f'sqlite:///{tmp_path}/nowhere/liveness.sqlite'))
     assert type(error) is errors.DatabaseError
     assert 'unable to open database file' in str(error)
-
-
-@pytest.mark.mariadb
-def test_on_galera_a_reread_catches_up_first(mariadb_server: Server) -> None:
-    """I7: whether the engine is dead is asked of a node that has caught up."""
-    bed = Bed(mariadb_server.create_database())
-    migration.sync(bed.database)
-    bed.engine('e1')
-    with bed.database.fresh() as connection:
-        assert connection.scalar(sa.text('SELECT @@SESSION.wsrep_sync_wait')) == 0
-    assert bed.database._galera is False
-    bed.database._galera = True
-    with bed.database.fresh() as connection:
-        assert connection.scalar(sa.text('SELECT @@SESSION.wsrep_sync_wait')) == 1
-    assert bed.row('e1').live
-    bed.database._galera = False
-    with bed.database.fresh() as connection:
-        assert connection.scalar(sa.text('SELECT @@SESSION.wsrep_sync_wait')) == 0, (
-            'a pooled connection must not keep it')
-    bed.database.close()

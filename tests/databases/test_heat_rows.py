@@ -100,10 +100,13 @@ def test_many_that_wait_do_not_stand_before_those_that_can_be_taken(heat: Heat) 
     assert [number for number, plan in decided.items() if plan is not Plan.WAIT] == [8, 9]
 
 
-@pytest.mark.parametrize(('values', 'done'), [
+moments = pytest.mark.parametrize(('values', 'done'), [
     ({}, True), ({'status': 'COMPLETE'}, False), ({'current_traversal': 't2'}, False),
     ({'deleted_at': tables.ago(0)}, False)],
     ids=['in progress', 'complete', 'begun anew', 'deleted'])
+
+
+@moments
 def test_only_a_stack_in_progress_is_failed(
         heat: Heat, values: dict[str, Any], done: bool) -> None:
     stack = heat.the_stack()
@@ -113,6 +116,43 @@ def test_only_a_stack_in_progress_is_failed(
         status = connection.scalar(sa.select(tables.stack.c.status).where(
             tables.stack.c.id == 's1'))
     assert status == ('FAILED' if done else values.get('status', 'IN_PROGRESS'))
+
+
+@moments
+def test_only_a_stack_in_progress_is_begun_anew(
+        heat: Heat, values: dict[str, Any], done: bool) -> None:
+    stack = heat.the_stack()
+    heat.change(tables.stack, 's1', **{'status': 'IN_PROGRESS', **values})
+    assert heat.rows.begin_anew(stack, 'another') is done
+    assert heat.rows.begin_anew(stack, 'a third') is False
+    with heat.database.autocommit() as connection:
+        traversal = connection.scalar(sa.select(tables.stack.c.current_traversal).where(
+            tables.stack.c.id == 's1'))
+    assert traversal == ('another' if done else values.get('current_traversal', stack.traversal))
+
+
+@pytest.mark.parametrize(('values', 'state'), [
+    ({'action': 'INIT', 'status': 'COMPLETE'}, ('CREATE', 'FAILED', None, 2)),
+    ({'action': 'INIT', 'status': 'COMPLETE', 'atomic_key': None}, ('CREATE', 'FAILED', None, 1)),
+    ({'action': 'UPDATE', 'status': 'FAILED'}, ('UPDATE', 'FAILED', None, 2)),
+    ({'action': 'CREATE', 'status': 'COMPLETE'}, ('CREATE', 'COMPLETE', None, 1)),
+    ({'action': 'INIT', 'status': 'COMPLETE', 'engine_id': 'e9'}, ('INIT', 'COMPLETE', 'e9', 1))],
+    ids=['not begun', 'never locked', 'failed', 'good', 'locked'])
+def test_what_fails_its_stack_fails_with_it(
+        heat: Heat, values: dict[str, Any], state: tuple[Any, ...]) -> None:
+    heat.resource(1, name='older')
+    heat.resource(2, **{'name': 'killer', 'engine_id': None, 'atomic_key': 1, **values})
+    view = heat.rows.view('s1')
+    assert view is not None
+    row = view.newest('killer')
+    assert row is not None
+    assert view.newest('nobody') is None
+    heat.rows.blame(row, 'a reason')
+    assert heat.state(2) == state
+    assert (heat.read(2)['status_reason'] == 'a reason') == (state[1] == 'FAILED')
+    heat.change(tables.resource, 2, atomic_key=7, status='COMPLETE', status_reason='well')
+    heat.rows.blame(row, 'another')
+    assert heat.read(2)['status_reason'] == 'well'
 
 
 def test_a_family_is_a_stack_with_all_that_are_nested_in_it(heat: Heat) -> None:

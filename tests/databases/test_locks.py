@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from heat_liveness import errors
 from heat_liveness.db import locks as lock_statements
 from heat_liveness.db import models
-from heat_liveness.db.locks import LockRow
+from heat_liveness.db.locks import HeldLock, LockRow
 from tests.databases.conftest import Bed, at_once
 
 STRANGE = 'Näme \N{SNOWMAN} \U0001f525 %s :x \'"\\'
@@ -98,6 +98,10 @@ def test_a_lock_that_is_free_is_acquired_anew_under_the_next_generation(
     row = bed.locks.acquire('x', 'other', 2, 'e2')
     assert (row.generation, row.engine_id, row.task, row.arguments) == (2, 'e2', 'other', 2)
     assert (row.progress, row.reason, row.takeovers) == (None, None, 0)
+    taken = bed.locks.take_over(bed.kill('e2'), 'e1', 1, tainted=False)[0]
+    assert bed.locks.write(taken, status=status, engine_id=None)
+    row = bed.locks.acquire('x', 'task', None, 'e1')
+    assert (row.generation, row.history, row.takeovers) == (4, [], 0)
 
 
 @pytest.mark.parametrize('free', [True, False])
@@ -147,14 +151,18 @@ def test_a_takeover_moves_locks_raises_the_generation_by_one_and_blames(bed: Bed
     rows = bed.locks.take_over(dead, 'taker', 2, tainted=False)
     assert [row.name for row in rows] == ['e1-0000', 'e1-0001']
     stored = [found(bed, row.name) for row in rows]
-    assert [dataclasses.replace(row, updated_at=each.updated_at)
-            for row, each in zip(rows, stored, strict=True)] == stored
+    assert rows == [HeldLock(*(getattr(row, field.name) for field in dataclasses.fields(HeldLock)))
+                    for row in stored]
     assert {(row.engine_id, row.generation, row.takeovers) for row in rows} == {('taker', 2, 1)}
-    assert rows[0].history == [{'engine_id': 'e1', 'state': 'dead', 'taken_by': 'taker'}]
+    assert stored[0].history == [{'engine_id': 'e1', 'state': 'dead', 'taken_by': 'taker'}]
     assert found(bed, 'e1-0002').engine_id == 'e1'
     (entry,) = bed.journal.search(kind='takeover')
     assert (entry.engine_id, entry.taken_by, entry.pieces) == ('e1', 'taker', 2)
+    assert (entry.generation, entry.status) == (0, 'done')
+    assert entry.subject.startswith('batch:')
     assert entry.detail == {'locks': [['e1-0000', 2, 0], ['e1-0001', 2, 0]]}
+    bed.locks.take_over(dead, 'taker', 1, tainted=False)
+    assert [each.generation for each in bed.journal.search(kind='takeover')] == [0, 2]
 
 
 def test_tainted_and_untainted_work_is_taken_apart(bed: Bed) -> None:
@@ -209,7 +217,8 @@ def test_quarantine_sets_aside_what_was_taken_over_too_often(bed: Bed) -> None:
     hold(bed, 'e1', 2)
     with bed.database.transaction() as connection:
         connection.execute(sa.update(models.lock).filter_by(name='e1-0000').values(takeovers=3))
-    assert [row.name for row in bed.locks.quarantine(bed.kill('e1'), 'taker', 3)] == ['e1-0000']
+    (aside,) = bed.locks.quarantine(bed.kill('e1'), 'taker', 3)
+    assert (aside.name, aside.takeovers) == ('e1-0000', 3)
     row = found(bed, 'e1-0000')
     assert (row.status, row.engine_id, row.generation) == ('quarantined', None, 2)
     assert row.reason == 'Its owner died 4 times in a row.'
@@ -217,6 +226,8 @@ def test_quarantine_sets_aside_what_was_taken_over_too_often(bed: Bed) -> None:
     assert found(bed, 'e1-0001').status == 'in_progress'
     (entry,) = bed.journal.search(kind='quarantine')
     assert (entry.subject, entry.generation, entry.engine_id) == ('lock:e1-0000', 2, 'e1')
+    assert (entry.pieces, entry.taken_by) == (1, 'taker')
+    assert entry.detail == {'locks': [['e1-0000', 2, 3]]}
     with pytest.raises(errors.LockHeld):
         bed.locks.acquire('e1-0000', 'task', None, 'taker')
 
@@ -227,8 +238,10 @@ def test_an_engine_claims_from_itself_under_the_next_generation(bed: Bed) -> Non
     first, second = hold(bed, 'e1', 2)
     assert bed.locks.write(second, progress='more')
     assert bed.locks.write(second, status='complete', engine_id=None)
-    assert [row.name for row in bed.locks.reclaim([first, second], 'e1')] == [first.name]
-    assert found(bed, first.name).generation == 2
+    (won,) = bed.locks.reclaim([first, second], 'e1')
+    stored = found(bed, first.name)
+    assert won == dataclasses.replace(stored, updated_at=won.updated_at)
+    assert stored.generation == 2
     assert not bed.locks.write(first, progress='late')
     assert bed.locks.reclaim([first], 'e1') == []
 
@@ -270,6 +283,8 @@ def test_an_operator_settles_what_nobody_owns(bed: Bed) -> None:
     assert (row.status, row.reason, row.generation) == ('failed', 'It is broken.', 3)
     (entry,) = bed.journal.search(kind='operator')
     assert (entry.subject, entry.generation, entry.taken_by) == ('lock:e1-0000', 3, 'operator')
+    assert (entry.engine_id, entry.pieces, entry.status) == (None, 1, 'done')
+    assert entry.detail == {'from': 'quarantined', 'to': 'failed', 'reason': 'It is broken.'}
 
 
 def test_a_retry_leaves_quarantined_work_to_the_engines(bed: Bed) -> None:
@@ -282,9 +297,105 @@ def test_a_retry_leaves_quarantined_work_to_the_engines(bed: Bed) -> None:
     assert not bed.locks.retry(row, bed.identity('operator-2')), 'it is not as it was read'
     assert bed.members.read('operator-2') is None
     left = bed.row('operator')
-    assert left.state == 'left'
+    assert (left.state, left.declared_by, left.evidence) == ('left', 'operator', 'operator')
+    assert (left.report_interval, left.fence_time, left.report_count) == (0, 0, 0)
+    assert left.declared_at is not None
+    (entry,) = bed.journal.search(kind='operator')
+    assert (entry.generation, entry.engine_id) == (3, 'operator')
+    assert entry.detail == {'from': 'quarantined', 'to': 'in_progress', 'reason': None}
     (won,) = bed.locks.take_over(left, 'taker', 1, tainted=False)
-    assert (won.generation, won.takeovers, won.status) == (4, 0, 'in_progress')
+    assert (won.generation, won.takeovers) == (4, 0)
+    assert (found(bed, won.name).status, found(bed, won.name).reason) == ('in_progress', None)
+
+
+def test_an_operator_settles_what_is_as_he_has_read_it_and_nothing_else(bed: Bed) -> None:
+    bed.engine('e1')
+    held = bed.locks.acquire('x', 'task', None, 'e1')
+    beside = bed.locks.acquire('y', 'task', None, 'e1')
+    for row in (held, beside):
+        assert bed.locks.write(row, status='failed', engine_id=None)
+    assert not bed.locks.settle(held, 'released', None), 'it is in progress no more'
+    read, beside = found(bed, 'x'), found(bed, 'y')
+    again = bed.locks.acquire('x', 'task', None, 'e1')
+    assert bed.locks.write(again, status='failed', engine_id=None)
+    assert not bed.locks.settle(read, 'released', None), 'it has been held since'
+    assert bed.locks.settle(found(bed, 'x'), 'released', None)
+    assert found(bed, 'y') == beside
+
+
+@pytest.mark.parametrize('change', [
+    'acquire', 'write', 'take_over', 'reclaim', 'quarantine', 'settle', 'retry'])
+def test_each_change_of_a_lock_is_dated(bed: Bed, change: str) -> None:
+    bed.engine('e1')
+    bed.engine('taker')
+    row = bed.locks.acquire('x', 'task', None, 'e1')
+    if change in {'acquire', 'settle', 'retry'}:
+        assert bed.locks.write(row, status='failed', engine_id=None)
+    dead = bed.kill('e1') if change in {'take_over', 'quarantine'} else bed.row('e1')
+    row = found(bed, 'x')
+    bed.shift(models.lock, 'updated_at', 1000, name='x')
+    assert {'acquire': lambda: bed.locks.acquire('x', 'task', None, 'e1'),
+            'write': lambda: bed.locks.write(row, progress=1),
+            'take_over': lambda: bed.locks.take_over(dead, 'taker', 1, tainted=False),
+            'reclaim': lambda: bed.locks.reclaim([row], 'e1'),
+            'quarantine': lambda: bed.locks.quarantine(dead, 'taker', 0),
+            'settle': lambda: bed.locks.settle(row, 'released', None),
+            'retry': lambda: bed.locks.retry(row, bed.identity('operator'))}[change]()
+    changed = found(bed, 'x')
+    assert changed.created_at == row.created_at
+    assert changed.updated_at >= row.updated_at
+
+
+def test_a_line_of_the_history_that_says_less_is_shown_too(bed: Bed) -> None:
+    bed.engine('e1')
+    bed.locks.acquire('x', 'task', None, 'e1')
+    with bed.database.transaction() as connection:
+        connection.execute(sa.update(models.lock).values(history='{}\n{"state": "left"}\n'))
+    nothing = {'engine_id': None, 'state': None, 'taken_by': None}
+    assert found(bed, 'x').history == [nothing, {**nothing, 'state': 'left'}]
+
+
+def test_a_write_under_one_lock_leaves_the_others_of_its_owner(bed: Bed) -> None:
+    bed.engine('e1')
+    first, second = (bed.locks.acquire(name, 'task', None, 'e1') for name in 'xy')
+    assert bed.locks.write(first, progress=1)
+    assert found(bed, 'y') == second
+
+
+def test_arguments_and_progress_have_a_longest_length(bed: Bed) -> None:
+    bed.engine('e1')
+    longest = 'x' * (lock_statements.MOST_CHARACTERS - 2)
+    row = bed.locks.acquire('x', 'task', longest, 'e1')
+    assert bed.locks.write(row, progress=longest)
+    assert found(bed, 'x').progress == longest
+    with pytest.raises(errors.DataRefused, match='of 1000001 characters in JSON are more than'):
+        bed.locks.write(row, progress=longest + 'x')
+    with pytest.raises(errors.DataRefused):
+        bed.locks.acquire('y', 'task', longest + 'x', 'e1')
+
+
+def test_locks_are_shown_oldest_first_and_no_more_than_asked_for(bed: Bed) -> None:
+    for name in ('e1', 'e2'):
+        bed.engine(name)
+        hold(bed, name, 2)
+    assert [row.name for row in bed.locks.search()] == [
+        'e1-0000', 'e1-0001', 'e2-0000', 'e2-0001']
+    assert [row.name for row in bed.locks.search(limit=3)] == ['e1-0000', 'e1-0001', 'e2-0000']
+    assert [row.name for row in bed.locks.search(engine_id='e2', limit=1)] == ['e2-0000']
+    assert bed.locks.search(status='failed') == []
+
+
+def test_no_batch_is_larger_than_a_transaction_may_be(
+        bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_statements, 'MOST_ROWS', 2)
+    bed.engine('e1')
+    bed.engine('taker')
+    hold(bed, 'e1', 5)
+    dead = bed.kill('e1')
+    assert [row.name for row in bed.locks.take_over(dead, 'taker', 9, tainted=False)] == [
+        'e1-0000', 'e1-0001']
+    assert [row.name for row in bed.locks.quarantine(dead, 'taker', 0)] == ['e1-0002', 'e1-0003']
+    assert [row.name for row in bed.locks.take_over(dead, 'taker', 9, tainted=False)] == ['e1-0004']
 
 
 # At once.
@@ -311,8 +422,8 @@ def test_each_lock_of_a_dead_engine_gets_one_new_owner(bed: Bed) -> None:
     names = {row.name for row in hold(bed, 'e1', 400)}
     dead = bed.kill('e1')
 
-    def take(taker: str) -> list[LockRow]:
-        won: list[LockRow] = []
+    def take(taker: str) -> list[HeldLock]:
+        won: list[HeldLock] = []
         while True:
             try:
                 rows = bed.locks.take_over(dead, taker, 16, tainted=False)
@@ -326,7 +437,7 @@ def test_each_lock_of_a_dead_engine_gets_one_new_owner(bed: Bed) -> None:
 
     results = at_once(*(lambda name=f'taker-{number}': take(name)  # type: ignore[misc]
                         for number in range(8)))
-    won: list[LockRow] = []
+    won: list[HeldLock] = []
     for each in results:
         assert isinstance(each, list), each
         won += each

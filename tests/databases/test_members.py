@@ -18,6 +18,7 @@ import datetime
 import pytest
 import sqlalchemy as sa
 
+from heat_liveness import engine as engines
 from heat_liveness import errors
 from heat_liveness.db import models
 from heat_liveness.db.members import Members
@@ -106,11 +107,14 @@ def test_a_declaration_is_written_with_its_journal(bed: Bed) -> None:
     """I18."""
     bed.engine('judge', topic='judges')
     bed.engine('e1')
+    for _ in range(2):
+        bed.members.beat('e1')
     row = bed.kill('e1')
     assert (row.state, row.declared_by, row.evidence, row.mass) == (
         'dead', 'judge', 'watched', False)
     (entry,) = bed.journal.search(engine_id='e1', kind='death')
     assert (entry.subject, entry.taken_by, entry.status) == ('engine:e1', 'judge', 'done')
+    assert (entry.pieces, entry.generation) == (1, 2)
     assert entry.detail == {'evidence': 'watched', 'host': 'host', 'mass': False, 'why': 'a test'}
     assert bed.journal.find(entry.id) == entry
     assert bed.journal.find(entry.id + 1) is None
@@ -202,7 +206,11 @@ def test_a_look_shows_what_an_observer_must_see(bed: Bed) -> None:
         bed.engine(name, boot_id='mine' if name == 'me' else 'theirs')
     bed.engine('neighbour', boot_id='mine')
     bed.engine('stranger', topic='other')
-    for name in ('late', 'stranger'):
+    bed.engine('alien')
+    with bed.database.transaction() as connection:
+        connection.execute(sa.update(models.service).filter_by(engine_id='alien')
+                           .values(binary='other'))
+    for name in ('late', 'stranger', 'alien'):
         bed.shift(models.service, 'updated_at', 100, engine_id=name)
     bed.shift(models.service, 'updated_at', -100, engine_id='future')
     bed.kill('dead')
@@ -224,6 +232,10 @@ def test_the_machines_are_counted_with_those_lost_to_a_watch(bed: Bed) -> None:
                        ('e5', 'e'), ('e6', 'f'), ('nameless', '')]:
         bed.engine(name, boot_id=boot)
     bed.engine('stranger', topic='other', boot_id='g')
+    bed.engine('alien', boot_id='h')
+    with bed.database.transaction() as connection:
+        connection.execute(sa.update(models.service).filter_by(engine_id='alien')
+                           .values(binary='other'))
     bed.kill('e2')
     bed.kill('e3')
     bed.members.leave('e4')
@@ -245,13 +257,49 @@ def test_only_what_owns_nothing_and_ended_long_ago_is_purged(bed: Bed) -> None:
     bed.members.leave('left')
     for name in ('dead', 'left', 'owner', 'other'):
         bed.shift(models.service, 'declared_at', 1000, engine_id=name)
-    assert sorted(bed.members.purgeable(bed.identity('me'), 500)) == ['dead', 'left', 'owner']
+    with bed.database.transaction() as connection:
+        # It is the state that says so, whatever else a row may have.
+        connection.execute(sa.update(models.service).filter_by(engine_id='live')
+                           .values(declared_at=bed.row('dead').declared_at))
+        connection.execute(models.service.insert().from_select(
+            [column.name for column in models.service.c],
+            sa.select(*(sa.literal('alien') if column.name == 'engine_id' else
+                        sa.literal('other') if column.name == 'binary' else column
+                        for column in models.service.c)).filter_by(engine_id='dead')))
+    bed.shift(models.service, 'declared_at', 2000, engine_id='left')
+    bed.shift(models.service, 'declared_at', 3000, engine_id='owner')
+    assert bed.members.purgeable(bed.identity('me'), 500) == ['owner', 'left', 'dead']
+    assert bed.members.purge(['alien'], None) == ['alien']
     names = ['dead', 'left', 'live', 'nobody', 'owner', 'recent']
     assert bed.members.purge(names, 'nobody') == []
     assert bed.members.purge(names, 'dead') == []
     assert bed.members.purge(names, 'me') == ['dead', 'left', 'recent']
     assert bed.members.purge(['other'], None) == ['other']
     assert {row.engine_id for row in bed.members.all()} == {'me', 'live', 'owner', 'judge'}
+
+
+def test_a_hundred_rows_are_purged_at_a_time(bed: Bed) -> None:
+    bed.engine('me')
+    bed.engine('e')
+    bed.kill('e')
+    bed.shift(models.service, 'declared_at', 1000, engine_id='e')
+    with bed.database.transaction() as connection:
+        values = dict(connection.execute(
+            sa.select(models.service).filter_by(engine_id='e')).one()._mapping)
+        connection.execute(models.service.insert(), [
+            {**values, 'engine_id': f'e{number}'} for number in range(101)])
+    assert len(bed.members.purgeable(bed.identity('me'), 500)) == 100
+
+
+def test_all_rows_are_shown_oldest_first(bed: Bed) -> None:
+    for seconds, name in enumerate(['a', 'c', 'b']):
+        bed.engine(name, topic=f'topic-{name}')
+        bed.shift(models.service, 'created_at', 1000 * seconds, engine_id=name)
+    with bed.database.transaction() as connection:
+        connection.execute(sa.update(models.service)
+                           .where(models.service.c.engine_id.in_(['b', 'c']))
+                           .values(created_at=bed.row('b').created_at))
+    assert [row.engine_id for row in bed.members.all()] == ['b', 'c', 'a']
 
 
 def test_the_journal_is_purged_of_what_is_long_done(bed: Bed) -> None:
@@ -279,3 +327,75 @@ def test_the_journal_shows_the_newest_entries_oldest_first(bed: Bed) -> None:
     assert len(bed.journal.search(engine_id='judge')) == 5
     assert [entry.engine_id for entry in bed.journal.search(subject='engine:e1')] == ['e1']
     assert bed.journal.search(kind='takeover') == []
+
+
+def test_an_engine_that_writes_no_row_is_given_one_that_nobody_judges(bed: Bed) -> None:
+    process = engines.Process(
+        pid=0, start_time=0, pid_namespace=0, time_namespace=0, boot_id='')
+    row = bed.members.introduce('e1', 'host', 'host.domain', 'binary', 'topic', 60)
+    assert row is not None
+    assert row == dataclasses.replace(bed.row('e1'), age=row.age)
+    assert (row.host, row.hostname, row.binary, row.topic) == (
+        'host', 'host.domain', 'binary', 'topic')
+    assert (row.report_interval, row.fence_time, row.report_count, row.process) == (
+        60, 0, 0, process)
+    assert (row.state, row.protocol, row.mass) == ('up', engines.OBSERVED, False)
+    assert not row.judged
+    again = bed.members.introduce('e1', 'other', 'other', 'other', 'other', 1)
+    assert again == dataclasses.replace(row, age=again.age if again else 0)
+    bed.engine('e2')
+    kept = bed.members.introduce('e2', 'other', 'other', 'other', 'other', 1)
+    assert kept is not None
+    assert (kept.host, kept.judged) == ('host', True)
+    assert not bed.members.disown('e2'), 'it has a row of its own'
+    assert not bed.members.disown('nobody')
+    assert bed.members.disown('e1')
+    assert bed.members.read('e1') is None
+    assert bed.row('e2').live
+
+
+def test_the_eldest_is_the_first_of_its_kind_that_beats(bed: Bed) -> None:
+    observer = bed.identity('me')
+    assert bed.members.eldest(observer, 50) is None
+    names = ['dead', 'draining', 'late', 'b', 'a', 'younger']
+    for name in names:
+        bed.engine(name)
+    for name in ('other-topic', 'other-binary'):
+        bed.engine(name, topic='other' if name == 'other-topic' else 'topic')
+    with bed.database.transaction() as connection:
+        connection.execute(sa.update(models.service).filter_by(engine_id='other-binary')
+                           .values(binary='other'))
+    for seconds, name in enumerate(reversed([*names, 'other-topic', 'other-binary'])):
+        bed.shift(models.service, 'created_at', 100 + seconds, engine_id=name)
+    with bed.database.transaction() as connection:
+        # Two that joined in the same moment: the name decides, for all alike.
+        connection.execute(sa.update(models.service)
+                           .where(models.service.c.engine_id.in_(['a', 'b']))
+                           .values(created_at=bed.row('a').created_at))
+    bed.kill('dead')
+    bed.members.drain('draining')
+    bed.shift(models.service, 'updated_at', 100, engine_id='late')
+    assert bed.members.eldest(observer, 50) == 'a'
+    assert bed.members.eldest(observer, 150) == 'late'
+
+
+def test_the_endings_of_one_program_are_told_last_first(bed: Bed) -> None:
+    names = ['died', 'left', 'mass', 'b', 'a']
+    for name in [*names, 'live', 'undated', 'other-binary']:
+        bed.engine(name, topic=f'topic-of-{name}')
+    bed.members.leave('left')
+    bed.shift(models.service, 'declared_at', 0, engine_id='live')
+    for name in ('died', 'b', 'a', 'undated', 'other-binary'):
+        bed.kill(name)
+    bed.kill('mass', mass=True)
+    for seconds, name in enumerate(names):
+        bed.shift(models.service, 'declared_at', 100 * seconds, engine_id=name)
+    with bed.database.transaction() as connection:
+        for name, change in (('undated', {'declared_at': None}), ('other-binary', {'binary': 'x'}),
+                             ('b', {'declared_at': bed.row('a').declared_at})):
+            connection.execute(sa.update(models.service).filter_by(engine_id=name)
+                               .values(change))
+    endings = bed.members.endings('binary')
+    assert [(each.engine_id, each.blamed) for each in endings] == [
+        ('died', True), ('left', False), ('mass', False), ('a', True), ('b', True)]
+    assert [each.age for each in endings] == pytest.approx([0, 100, 200, 400, 400], abs=60)

@@ -128,3 +128,16 @@ def test_a_transaction_that_freezes_before_its_commit_is_unclear_and_lets_go(
     database_server.thaw()
     wait_until(lambda: beats_again(bed), 60, 'A beat after the thaw')
     assert bed.row('e1').host in {'host', 'x'}
+
+
+@pytest.mark.parametrize('lend', ['autocommit', 'transaction', 'fresh'])
+def test_a_server_that_goes_when_all_is_done_leaves_the_outcome_as_it_was(
+        bed: Bed, database_server: Server, lend: str) -> None:
+    with getattr(bed.database, lend)() as connection:
+        assert connection.scalar(sa.select(sa.literal(1))) == 1
+        if lend == 'transaction':
+            connection.commit()
+        database_server.kill()
+    database_server.start()
+    with bed.database.autocommit() as connection:
+        assert connection.scalar(sa.select(sa.literal(1))) == 1

@@ -17,8 +17,8 @@ authority that openssl makes for the test.
 
 import pathlib
 import subprocess
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import pytest
 import sqlalchemy as sa
@@ -61,6 +61,8 @@ class Authority:
 
 class SecureMariaDB(MariaDB):
     """MariaDB that talks TLS."""
+
+    parameters: ClassVar[Mapping[str, str]] = {}
 
     def _prepare(self) -> None:
         self.authority = Authority(self.directory / 'tls')

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.heat.lab import templates
+from tests.heat.lab import templates, verdict
 from tests.heat.lab.fleet import Engine, Fleet
 from tests.heat.lab.heat import Lab
 from tests.heat.lab.patience import wait_until
@@ -125,16 +125,25 @@ def test_in_one_go_it_says_what_it_would_do_and_then_does_it(fleet: Fleet) -> No
 
 @pytest.mark.long
 def test_an_engine_that_was_only_stopped_gets_its_name_back(lab: Lab, fleet: Fleet) -> None:
+    stack = fleet.create('u', templates.layered())
+    stack.wait_for('CREATE_COMPLETE')
     start_agent(lab, fleet)
-    stopped = fleet.engines['e1']
+    fleet.hold('update', 'wide?')
+    stack.update(templates.layered('b'))
+    hold(fleet, 'update', stack)
+    stopped = fleet.engines[max(fleet.engines, key=lambda name: list(
+        fleet.working_on().values()).count(fleet.engines[name].engine_id))]
     stopped.program.freeze()
     wait_until(lambda: fleet.members().get(stopped.engine_id, {}).get('state') == 'dead',
                JUDGE_SECONDS, 'The verdict on the stopped engine')
+    fleet.release('update')
     stopped.program.thaw()
     wait_until(lambda: stopped.engine_id not in fleet.members(), JUDGE_SECONDS,
                'The withdrawal of the verdict')
-    stack = fleet.create('after', templates.layered())
-    stack.wait_for('CREATE_COMPLETE')
+    stack.wait_for('UPDATE_COMPLETE')
+    verdict.assert_at_rest(fleet, stack)
+    stack.update(templates.layered('c'))
+    stack.wait_for('UPDATE_COMPLETE')
 
 
 @pytest.mark.long

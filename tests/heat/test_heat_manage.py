@@ -49,12 +49,12 @@ def again_and_again(fleet: Fleet, *commands: tuple[str, ...]) -> Iterator[None]:
         thread.join()
 
 
-def lose_an_engine(fleet: Fleet) -> Stack:
-    """Return a stack whose middle layer was locked when the engine died that held most of it."""
+def lose_an_engine(fleet: Fleet, pattern: str, count: int) -> Stack:
+    """Return a stack with so many resources locked when the engine died that held most of them."""
     fleet.start_engines('e1', 'e2')
-    fleet.hold('create', 'wide?')
+    fleet.hold('create', pattern)
     stack = fleet.create('lost', templates.layered())
-    held = fleet.wait_until_working_on(templates.WIDTH)
+    held = fleet.wait_until_working_on(count)
     engine_id = max(held.values(), key=list(held.values()).count)
     next(engine for engine in fleet.engines.values()
          if engine.engine_id == engine_id).program.kill()
@@ -64,7 +64,7 @@ def lose_an_engine(fleet: Fleet) -> Stack:
 def test_cleaning_and_purging_disturb_no_takeover(lab: Lab) -> None:
     with lab.fleet(LIVENESS) as fleet:
         before = lab.keystone.left_behind()
-        stack = lose_an_engine(fleet)
+        stack = lose_an_engine(fleet, 'wide?', templates.WIDTH)
         with again_and_again(fleet, ('service', 'clean'), ('purge_deleted', '0')):
             fleet.release('create')
             stack.wait_for('CREATE_COMPLETE')
@@ -81,7 +81,9 @@ def test_cleaning_and_purging_disturb_no_takeover(lab: Lab) -> None:
 def test_a_reset_stack_is_left_to_the_operator(lab: Lab) -> None:
     with lab.fleet(LIVENESS) as fleet:
         before = lab.keystone.left_behind()
-        stack = lose_an_engine(fleet)
+        # One without a physical id.  Heat replaces what it was at work on when the stack is reset,
+        # and cannot replace a replacement.
+        stack = lose_an_engine(fleet, 'wide1', 1)
         fleet.heat_manage('reset_stack_status', stack.id, answer='y\n')
         fleet.release('create')
         # The orders that were already out find a stack that is no longer in progress.

@@ -36,7 +36,7 @@ def test_disabled_it_changes_nothing(lab: Lab) -> None:
         engine = fleet.start_engine('e1')
         create_a_stack(fleet)
         threads = engine.threads()
-        assert 'heat/engine' in threads
+        assert 'cotyledon' in threads
         assert 'heat_liveness' not in threads
         for table in ('service', 'lock', 'takeover'):
             assert not fleet.sql(f'SELECT * FROM liveness_{table}'), table

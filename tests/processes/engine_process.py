@@ -14,6 +14,9 @@
 
 FILE holds JSON: the database's URL, the settings, the locks to work on, a path whose
 appearance ends each task, and whether this engine is to look as if on another machine.
+
+Where FILE names a path for *facts*, the engine also runs errands all the time and tells there what
+it does; see :mod:`tests.processes.errands`.  *Planted* names a bug that it is to have.
 """
 
 import dataclasses
@@ -31,6 +34,7 @@ from heat_liveness import engine as engines
 from heat_liveness.db.database import Database
 from heat_liveness.errors import LockHeld
 from heat_liveness.work.native import NativeWork, Task
+from tests.processes import errands, planted
 
 LOG = logging.getLogger(__name__)
 
@@ -46,20 +50,23 @@ def main(path: str) -> None:
     logging.basicConfig(level=logging.INFO, format='%(asctime)s %(threadName)s %(message)s')
     order = json.loads(pathlib.Path(path).read_text())
     settings = conf.Settings(**order['settings'])
+    done = pathlib.Path(order['done'])
     if order['elsewhere']:
         pretend_to_be_elsewhere()
+    if order.get('planted'):
+        planted.BUGS[order['planted']]()
 
     def wait(task: Task) -> None:
-        done = pathlib.Path(order['done'])
         while not done.exists():
             task.record({'engine_id': identity.engine_id, 'at': time.time()})
             time.sleep(0.05)
 
     identity = engines.Identity.new(host='host', hostname='host', binary='test', topic='test')
+    boy = errands.Boy(identity.engine_id, done, order.get('facts'), order.get('seed', 0))
     live = agent.Liveness(
         identity, settings, Database(order['url'], connect_timeout=settings.connect_timeout,
                                      read_timeout=settings.read_timeout),
-        lambda context: NativeWork(context, {'wait': wait}))
+        lambda context: NativeWork(context, {'wait': wait, **boy.handlers}))
     told = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: told.set())
     joined = threading.Event()
@@ -67,9 +74,10 @@ def main(path: str) -> None:
     joined.wait()
     for name in order['locks']:
         try:
-            live.work.submit(name, 'wait')
+            live.work.submit(name, order.get('task', 'wait'))
         except LockHeld:
             LOG.info('%s is held by another.', name)
+    boy.begin(live.work, told)
     while not told.wait(settings.scan_interval):
         live.periodic_scan()
     live.stop()

@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 from heat_liveness import conf
 from heat_liveness.db import migration
@@ -75,25 +76,29 @@ class Fleet:
         # The log of an engine is its own file, and a frozen database must not hide the end.
         self._done = folder / 'done'
 
-    def start(self, *locks: str, elsewhere: bool = False) -> Engine:
-        """Start an engine that works on these locks; return before it has joined."""
+    def start(self, *locks: str, elsewhere: bool = False, before: Sequence[str] = (),
+              **more: object) -> Engine:
+        """Start an engine that works on these locks; return before it has joined.
+
+        ``before`` stands before its command, ``more`` is what else it is told.
+        """
         number = len(self.engines)
         order = self.folder / f'engine-{number}.json'
         order.write_text(json.dumps({
             'url': self.url, 'settings': dataclasses.asdict(self.settings), 'locks': locks,
-            'done': str(self._done), 'elsewhere': elsewhere}))
+            'done': str(self._done), 'elsewhere': elsewhere, **more}))
         log = self.folder / f'engine-{number}.log'
         with log.open('wb') as output:
             process = processes.spawn(
-                [sys.executable, '-m', 'tests.processes.engine_process', str(order)],
+                [*before, sys.executable, '-m', 'tests.processes.engine_process', str(order)],
                 stdout=output, stderr=output)
         engine = Engine(process, log)
         self.engines.append(engine)
         return engine
 
-    def start_at_work(self, *locks: str, elsewhere: bool = False) -> Engine:
+    def start_at_work(self, *locks: str, elsewhere: bool = False, url: str = '') -> Engine:
         """Start an engine and wait until it runs the tasks of these locks."""
-        engine = self.start(*locks, elsewhere=elsewhere)
+        engine = self.start(*locks, elsewhere=elsewhere, url=url)
         self.wait_until_up(engine)
         wait_until(lambda: all(self.runs(name, engine) for name in locks), 60,
                    f'The work on {locks}')

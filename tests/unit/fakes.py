@@ -101,6 +101,10 @@ class Table:
         self.beaten: dict[str, float] = {}
         self.declared: dict[str, float] = {}
         self.deaths: list[tuple[str, str, str, bool]] = []
+        self.details: list[Mapping[str, object]] = []
+        """What was journaled beside each of them."""
+        self.purged_by: list[str | None] = []
+        self.looks: list[tuple[str, float, float | None]] = []
         self.error: Exception | None = None
         self.slow = 0.0
         """Seconds that each statement takes."""
@@ -167,6 +171,7 @@ class Table:
              ended_within: float | None) -> list[ServiceRow]:
         self._begin()
         rows = [self._shown(row) for row in self.rows.values()]
+        self.looks.append((observer.engine_id, candidate_age, ended_within))
         return [row for row in rows
                 if row.live or ended_within is None
                 or self.time - self.declared[row.engine_id] < ended_within]
@@ -186,6 +191,7 @@ class Table:
             return False
         self.end(row.engine_id, evidence=evidence)
         self.deaths.append((row.engine_id, observer_id, evidence, mass))
+        self.details.append(detail)
         self._reply()
         return True
 
@@ -202,10 +208,12 @@ class Table:
     def purgeable(self, observer: engines.Identity, after: float) -> list[str]:
         self._begin()
         return [name for name, row in self.rows.items()
-                if row.ended and self.time - self.declared[name] > after]
+                if (row.binary, row.topic) == (observer.binary, observer.topic)
+                and row.ended and self.time - self.declared[name] > after]
 
     def purge(self, engine_ids: Collection[str], actor_id: str | None) -> list[str]:
         self._begin()
+        self.purged_by.append(actor_id)
         for engine_id in engine_ids:
             self.remove(engine_id)
         return list(engine_ids)

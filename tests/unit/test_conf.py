@@ -107,6 +107,7 @@ def test_nobody_is_declared_before_it_holds_whatever_the_clocks_rates(fence_time
 
 
 @pytest.mark.parametrize(('change', 'sentence'), [
+    ({'fence_time': 19.9}, r'^fence_time is 19\.9 s, .*: set fence_time to 20 or more\.$'),
     ({'fence_time': 15.0},
      r'^fence_time is 15 s, shorter .* \(20\.00 s, .*: set fence_time to 20 or more\.$'),
     ({'service_down_time': 28.0},
@@ -118,6 +119,14 @@ def test_each_broken_inequality_is_a_sentence_with_a_value(
         change: dict[str, float], sentence: str) -> None:
     (found,) = conf.Settings(**change).violations()  # type: ignore[arg-type]
     assert re.match(sentence, found), found
+
+
+def test_a_value_that_just_keeps_its_inequality_is_taken() -> None:
+    assert conf.Settings(scan_interval=7.5).violations() == []
+    assert conf.Settings(purge_after=350.0).violations() == []
+    assert conf.Settings(service_down_time=28.1).violations() == []
+    # Nothing is proposed that is refused: sums of floats may miss by a little.
+    assert conf.Settings(fence_time=20.0 - 1e-7).violations() == []
 
 
 @settings(deadline=None)
@@ -165,6 +174,37 @@ def test_a_value_out_of_range_or_of_the_wrong_type_is_a_sentence(
 def test_an_unsafe_set_in_a_file_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(errors.ConfigError, match=r'not safe together\. service_down_time is 21 s'):
         load(tmp_path, 'service_down_time = 21')
+
+
+def test_without_a_named_file_those_of_heat_are_read(
+        tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('HOME', str(tmp_path))
+    for place, line in [('heat.conf', 'max_tasks = 7'), ('heat-engine.conf', 'max_takeovers = 9'),
+                        ('heat.conf.d/a.conf', 'topic = found'),
+                        ('heat-engine.conf.d/a.conf', 'binary = found')]:
+        file = tmp_path / '.heat' / place
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f'[liveness]\n{line}\n[database]\nconnection = sqlite://\n')
+    config = cfg.ConfigOpts()
+    conf.load(config, [], 'test', '1')
+    found = conf.Settings.from_conf(config)
+    assert (found.max_tasks, found.max_takeovers) == (7, 9)
+    assert (found.topic, found.binary) == ('found', 'found')
+    assert config.database.connection == 'sqlite://'
+    # Files that options name, as oslo finds them.
+    (tmp_path / '.heat' / 'policy.yaml').touch()
+    elsewhere = tmp_path / 'elsewhere.conf'
+    elsewhere.touch()
+    config = cfg.ConfigOpts()
+    conf.load(config, ['--config-file', str(elsewhere)], 'test', '1')
+    assert config.find_file('policy.yaml') == str(tmp_path / '.heat' / 'policy.yaml')
+
+
+def test_the_program_and_its_version_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for argument, text in (('--version', '1.2.3'), ('--help', 'usage: the-program ')):
+        with pytest.raises(SystemExit):
+            conf.load(cfg.ConfigOpts(), [argument], 'the-program', '1.2.3')
+        assert text in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('arguments', [

@@ -23,7 +23,7 @@ from oslo_db import exception as db_exception
 
 from heat_liveness import errors
 from heat_liveness.db import database
-from heat_liveness.db.database import Database, parse_url
+from heat_liveness.db.database import Database, again_if_contended, parse_url
 
 
 @pytest.mark.parametrize(('text', 'driver'), [
@@ -107,13 +107,46 @@ def raised(error: BaseException) -> type[errors.LivenessError]:
 @pytest.mark.parametrize('cause', [
     pymysql.err.OperationalError(1290, 'read-only'), pymysql.err.OperationalError(1792, 'read'),
     pymysql.err.OperationalError(1142, 'denied'), pymysql.err.OperationalError(1054, 'column'),
-    postgresql('40001'), postgresql('40P01'), postgresql('55P03'), postgresql('25006'),
+    postgresql('55P03'), postgresql('25006'),
     postgresql('42501'), postgresql('22001'), postgresql('23514'),
     sqlite('SQLITE_BUSY'), sqlite('SQLITE_BUSY_SNAPSHOT'),
     sqlite('SQLITE_LOCKED'), sqlite('SQLITE_READONLY')])
 def test_a_certain_refusal_has_changed_nothing(cause: Exception) -> None:
     """I16."""
     assert raised(wrapped(cause)) in {errors.DatabaseError, errors.DataRefused}
+
+
+@pytest.mark.parametrize('cause', [
+    pymysql.err.OperationalError(1213, 'Deadlock found'), postgresql('40001'),
+    postgresql('40P01')])
+def test_who_was_contended_may_try_again(cause: Exception) -> None:
+    """I16."""
+    assert raised(wrapped(cause)) is errors.Contended
+    calls = iter([cause, cause, None])
+
+    @again_if_contended
+    def once() -> str:
+        if (error := next(calls)) is not None:
+            with Database('mysql://u:secret@h/d').outcome():
+                raise wrapped(error)
+        return 'done'
+
+    assert once() == 'done'
+
+
+def test_nobody_is_tried_again_for_ever_nor_after_an_unclear_outcome() -> None:
+    """I16."""
+    for error, tries in (errors.Contended('x'), 5), (errors.UnclearOutcome('x'), 1):
+        calls = []
+
+        @again_if_contended
+        def once(error: Exception = error, calls: list[int] = calls) -> None:
+            calls.append(1)
+            raise error
+
+        with pytest.raises(type(error)):
+            once()
+        assert len(calls) == tries
 
 
 @pytest.mark.parametrize('error', [

@@ -256,6 +256,105 @@ def test_a_declaration_whose_reply_was_lost_is_found_by_the_next_look(fleet: Fle
         assert [row.engine_id for row in seen.ended] == ['d']
 
 
+def test_all_that_ended_are_looked_at_now_and_then(fleet: Fleet) -> None:
+    one = fleet.join('one')
+    fleet.table.looks.clear()
+    asked = []
+    for _ in range(70):
+        one.observer.scan()
+        asked += [(candidate_age, ended_within)
+                  for _, candidate_age, ended_within in fleet.table.looks]
+        fleet.table.looks.clear()
+        fleet.clock.forward(1)
+        one.membership.beat()
+    recent, everything = (6.0, 60.0), (6.0, None)
+    assert asked == [everything, *[recent] * 29, everything, *[recent] * 29,
+                     everything, *[recent] * 9]
+
+
+def test_a_beat_of_no_age_and_one_just_old_enough_are_no_suspicion(fleet: Fleet) -> None:
+    observer = fleet.engines['a'].observer
+    ages = [-.001, 0.0, SETTINGS.candidate_age, SETTINGS.candidate_age + .001]
+    assert [observer._is_late(fakes.service_row('x', age=age)) for age in ages] == [
+        True, False, False, True]
+
+
+def test_what_was_seen_is_in_the_journal(
+        fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I18."""
+    fleet.clock.forward(.01234567)
+    fleet.table.slow = .00012345
+    fleet.engines['d'].silent = True
+    count = fleet.table.rows['d'].report_count
+    seconds_to_death(fleet, 'd')
+    (detail,) = fleet.table.details
+    assert set(detail) == {'age_seconds', 'watched_seconds', 'window_seconds', 'report_count',
+                           'service_down_time_seconds'}
+    assert SETTINGS.window <= detail['watched_seconds'] < detail['age_seconds']  # type: ignore[operator]
+    assert detail['age_seconds'] < SETTINGS.declaration_bound  # type: ignore[operator]
+    assert (detail['window_seconds'], detail['service_down_time_seconds']) == (24.0, 30.0)
+    assert detail['report_count'] == count
+    monkeypatch.setattr(engines, 'prove', lambda other, observer: engines.Proof.GONE)
+    fleet.engines['b'].silent = fleet.engines['c'].silent = True
+    fleet.engines['a'].scan()
+    proved = fleet.table.details[1]
+    assert set(proved) == {'age_seconds', 'pid'}
+    assert proved['pid'] == 1
+    for seconds in (detail['age_seconds'], detail['watched_seconds'], proved['age_seconds']):
+        assert isinstance(seconds, float)
+        assert seconds == round(seconds, 3) != round(seconds, 2)
+
+
+def test_a_declaration_that_failed_is_no_death(fleet: Fleet) -> None:
+    """I4: and it is tried again a scan later, not at once."""
+    declare = fleet.table.declare
+
+    def fail(*arguments: object, **named: object) -> bool:
+        raise AWAY
+
+    fleet.table.declare = fail  # type: ignore[method-assign]
+    fleet.engines['d'].silent = True
+    fleet.run(SETTINGS.declaration_bound)
+    seen = fleet.engines['a'].seen
+    assert seen is not None
+    assert list(seen.ended) == []
+    assert seen.next_seconds == SETTINGS.scan_interval
+    fleet.table.declare = declare  # type: ignore[method-assign]
+    fleet.run(SETTINGS.scan_interval + .2)
+    assert fleet.dead() == {'d'}
+
+
+def test_a_suspicion_that_is_just_ripe_brings_no_look_at_once(fleet: Fleet) -> None:
+    one = fleet.engines['a'].observer
+    late = fakes.service_row('x', age=7)
+    one._follow([late], 100)
+    assert one._judge([late], 100 + SETTINGS.window - .001) == []
+    assert one._next([late], 100 + SETTINGS.window - .5) == pytest.approx(.5)
+    assert one._next([late], 100 + SETTINGS.window) == SETTINGS.scan_interval
+    fleet.table.rows['x'] = late
+    fleet.table.beaten['x'] = fleet.clock.now()
+    assert one._judge([late], 100 + SETTINGS.window) == [late]
+
+
+def test_the_machines_are_counted_only_when_somebody_is_to_be_declared(
+        fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I17."""
+    asked: list[float] = []
+    machines = fleet.table.machines
+
+    def count(observer: engines.Identity, within: float) -> tuple[set[str], set[str]]:
+        asked.append(within)
+        return machines(observer, within)
+
+    monkeypatch.setattr(fleet.table, 'machines', count)
+    fleet.engines['d'].silent = True
+    last_beat = fleet.table.beaten['d']
+    fleet.seconds_until(lambda: fleet.clock.now() > last_beat + SETTINGS.window)
+    assert asked == []
+    seconds_to_death(fleet, 'd')
+    assert set(asked) == {SETTINGS.service_down_time + SETTINGS.breaker_delay}
+
+
 def test_an_observer_looks_again_exactly_when_the_next_suspicion_ripens() -> None:
     settings = conf.Settings(scan_interval=7, host='here')
     fleet = Fleet('a', 'b', 'c', 'd', settings=settings)
@@ -318,6 +417,17 @@ def test_a_true_mass_death_is_recovered_later_and_the_work_not_blamed() -> None:
     assert seen is not None
     declared_by_it = {name for name, by, _, _ in fleet.table.deaths if by == 'm3w0'}
     assert all(row.mass for row in seen.ended if row.engine_id in declared_by_it)
+
+
+def test_half_of_the_machines_are_not_most(caplog: pytest.LogCaptureFixture) -> None:
+    fleet = Fleet()
+    machines = machines_of(fleet, 6)
+    fleet.run(60)
+    silence(*machines[:3])
+    fleet.run(SETTINGS.declaration_bound)
+    assert len(fleet.dead()) == 3
+    assert not any(mass for _, _, _, mass in fleet.table.deaths)
+    assert 'looks dead, and so do' not in caplog.text
 
 
 def test_the_breaker_counts_machines_and_not_workers() -> None:
@@ -447,3 +557,17 @@ def test_a_slow_read_is_not_a_gap(view: detection.View) -> None:
     view.look(101, 109, 0)
     view.look(110, 110.1, 0)
     assert view.at(110) == pytest.approx(before + 10)
+
+
+def test_a_look_after_the_longest_pause_is_no_gap_nor_is_the_longest_read(
+        view: detection.View) -> None:
+    """Two looks and a stall apart; as long as all timeouts of one read and a stall."""
+    assert view.look(100, 101, 0) == 0
+    assert view.look(104, 109, 0) == 0
+    assert view.look(112, 112, 0) == pytest.approx(2.1)
+    assert view.look(115, 124, 0) == pytest.approx(14.1)
+    assert view.look(127, 127, 0) == pytest.approx(17.1)
+    assert view.look(130.001, 131, 0) == pytest.approx(17.1), 'a gap'
+    assert view.at(139.901) == pytest.approx(17.1)
+    assert view.look(133, 142.001, 0) == pytest.approx(17.1), 'a pause of our own'
+    assert view.at(142.901) == pytest.approx(20.1)

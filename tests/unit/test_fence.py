@@ -19,6 +19,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -197,6 +198,44 @@ def test_a_child_inherits_no_timer() -> None:
                             check=False, timeout=60)
     assert parent.returncode == -signal.SIGKILL
     assert parent.stdout == 'the child goes on\n'
+
+
+@pytest.fixture
+def timer() -> Iterator[fence.KernelTimer]:
+    """A timer of this very process, an hour ahead."""
+    found = fence.KernelTimer()
+    found.set(BootClock().now() + 3600)
+    yield found
+    found.disarm()
+
+
+def left_of(timer: fence.KernelTimer) -> tuple[float, float]:
+    """Ask the kernel how many seconds are left, and after how many more it would fire again."""
+    value = fence._Itimerspec()
+    assert ctypes.CDLL(None).timer_gettime(timer._timer, ctypes.byref(value)) == 0
+    return (value.value.seconds + value.value.nanoseconds / 1e9,
+            value.interval.seconds + value.interval.nanoseconds / 1e9)
+
+
+def test_the_kernel_has_the_time_that_was_set_and_no_other(timer: fence.KernelTimer) -> None:
+    before = BootClock().now()
+    timer.set(before + 1800.75)
+    left, again = left_of(timer)
+    assert 1800.75 - (BootClock().now() - before) <= left + 1e-3
+    assert left <= 1800.75
+    assert again == 0
+    timer.disarm()
+    assert left_of(timer) == (0, 0)
+
+
+def test_a_child_may_have_a_timer_of_its_own(timer: fence.KernelTimer) -> None:
+    child = os.fork()
+    if child == 0:
+        fence.KernelTimer().set(BootClock().now() + .01)
+        time.sleep(60)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert left_of(timer)[0] > 0
 
 
 def test_what_the_kernel_refuses_is_an_error() -> None:

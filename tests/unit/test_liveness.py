@@ -106,6 +106,20 @@ def test_an_engine_beats_scans_and_leaves(make: Make, database: Database) -> Non
     assert not any(thread.is_alive() for thread in live._threads)
 
 
+def test_an_engine_that_stops_while_the_database_is_away_is_not_ended_by_its_fence(
+        make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I11: it holds, its work has ended, and to say that it leaves may take all timeouts."""
+    live = started(make())
+    due: list[float | None] = []
+
+    def leave(engine_id: str) -> None:
+        due.append(live.membership._timer.due)  # type: ignore[attr-defined]
+        raise AWAY
+    monkeypatch.setattr(live.membership._members, 'leave', leave)
+    live.stop()
+    assert due[0] is None
+
+
 def test_the_work_of_a_dead_engine_is_finished(make: Make, database: Database) -> None:
     """I8."""
     members, locks = Members(database), Locks(database)

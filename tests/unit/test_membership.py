@@ -92,13 +92,16 @@ def test_from_the_join_on_the_kernel_may_end_an_engine_unless_it_certainly_faile
     assert one.timer.due == table.clock.now() + SETTINGS.fence_time + 1
 
 
-def test_a_join_whose_reply_was_lost_is_found_by_the_next(table: fakes.Table) -> None:
+def test_a_join_whose_reply_was_lost_is_found_by_the_next(
+        table: fakes.Table, caplog: pytest.LogCaptureFixture) -> None:
     one = fakes.Engine('me', table)
     table.lost_replies = 1
     with pytest.raises(errors.UnclearOutcome):
         one.membership.join()
     assert one.membership.state is State.JOINING
     assert one.gate.held, 'it may have a row, so it must heed the gate'
+    one.membership.watch()
+    assert levels(caplog) == [logging.WARNING], 'it holds, and says so'
     one.membership.join()
     assert one.membership.state is State.JOINED
     one.gate.check()
@@ -112,8 +115,31 @@ def test_an_engine_declared_dead_before_it_knew_that_it_had_joined_ends(
     with pytest.raises(errors.UnclearOutcome):
         one.membership.join()
     table.end('me')
-    with pytest.raises(errors.EngineDead, match='declared dead before it had joined'):
+    with pytest.raises(errors.EngineDead, match=r'^Engine me was declared dead before it had '
+                       r'joined; it ends, and its supervisor starts a new one\.$'):
         one.membership.join()
+    assert one.membership.state is State.JOINING
+
+
+def test_an_engine_that_finds_its_row_there_has_not_joined_before_it_beats(
+        table: fakes.Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I6: the others may see the row, so the kernel may end it."""
+    one = fakes.Engine('me', table)
+    table.insert(one.identity, 4, 20)
+
+    def fail(engine_id: str) -> bool:
+        raise AWAY
+
+    monkeypatch.setattr(table, 'beat', fail)
+    with pytest.raises(errors.DatabaseError):
+        one.membership.join()
+    assert one.membership.state is State.JOINING
+    assert one.gate.held
+    assert one.timer.due is not None
+    monkeypatch.undo()
+    one.membership.join()
+    assert one.membership.state is State.JOINED
+    assert table.rows['me'].report_count == 1
 
 
 def test_a_beat_raises_the_count_and_comes_again_after_the_interval(
@@ -174,8 +200,12 @@ def test_a_beat_that_fails_is_tried_again_soon_and_kills_nobody(
     assert engine.membership.failures == 5
     assert levels(caplog) == [logging.WARNING]
     table.error = None
-    assert engine.membership.beat() == pytest.approx(SETTINGS.report_interval)
+    for _ in range(2):
+        assert engine.membership.beat() == pytest.approx(SETTINGS.report_interval)
     assert levels(caplog) == [logging.WARNING, logging.INFO]
+    table.error = AWAY
+    engine.membership.beat()
+    assert levels(caplog) == [logging.WARNING, logging.INFO, logging.WARNING]
 
 
 @pytest.mark.parametrize('error', [
@@ -191,7 +221,8 @@ def test_no_error_of_the_database_is_a_death(
 def test_a_row_that_says_dead_ends_the_engine(engine: fakes.Engine, table: fakes.Table) -> None:
     """I7."""
     table.end('me')
-    assert 'was declared dead by another (watched)' in ends(engine)
+    assert ends(engine) == ('Engine me was declared dead by another (watched); it ends, and its '
+                            'supervisor starts a new one.')
 
 
 def test_a_row_removed_under_a_live_engine_is_written_again(
@@ -206,6 +237,17 @@ def test_a_row_removed_under_a_live_engine_is_written_again(
     assert table.rows['me'].report_count == 4, 'a count that falls would only start watches afresh'
     engine.gate.check()
     assert engine.gate.closes_at == clock.now() + SETTINGS.fence_time
+
+
+def test_a_row_written_again_has_a_count_that_nobody_has_seen(
+        engine: fakes.Engine, table: fakes.Table) -> None:
+    """I5: to an observer who saw the beat whose reply was lost, this is a sign of life too."""
+    table.lost_replies = 1
+    engine.membership.beat()
+    seen = table.rows['me'].report_count
+    table.remove('me')
+    engine.membership.beat()
+    assert table.rows['me'].report_count > seen
 
 
 def test_a_beat_that_changed_no_row_of_a_live_engine_is_made_again(
@@ -227,7 +269,8 @@ def test_an_engine_without_a_row_that_may_be_called_dead_ends(
     """I7: it cannot know whether it was declared dead and then forgotten."""
     table.remove('me')
     clock.forward(SETTINGS.fence_time)
-    assert 'has no row' in ends(engine)
+    assert ends(engine).startswith('Engine me has no row, and has not beaten for so long that it '
+                                   'may be called dead; it ends')
 
 
 def test_a_failing_health_check_withholds_the_beats_and_says_so_once(
@@ -245,6 +288,11 @@ def test_a_failing_health_check_withholds_the_beats_and_says_so_once(
     engine.membership.beat()
     assert table.rows['me'].report_count == 1
     assert levels(caplog) == [logging.WARNING, logging.INFO]
+    engine.membership.beat()
+    assert levels(caplog) == [logging.WARNING, logging.INFO]
+    complaint[0] = 'they are stuck again'
+    engine.membership.beat()
+    assert levels(caplog) == [logging.WARNING, logging.INFO, logging.WARNING]
 
 
 def test_a_health_check_that_raises_has_failed(
@@ -303,6 +351,12 @@ def test_a_watchdog_that_sees_the_gate_closed_keeps_the_timer_away(
     engine.membership.beat()
     assert levels(caplog) == [logging.WARNING, logging.INFO]
     assert engine.timer.due == clock.now() + SETTINGS.fence_time + 1
+    engine.membership.beat()
+    assert levels(caplog) == [logging.WARNING, logging.INFO]
+    clock.forward(SETTINGS.fence_time)
+    assert engine.membership.watch() == SETTINGS.kernel_timer_lag / 4
+    assert engine.timer.due == clock.now() + 2 * SETTINGS.kernel_timer_lag
+    assert levels(caplog) == [logging.WARNING, logging.INFO, logging.WARNING]
 
 
 def test_a_busy_engine_has_a_later_timer_and_tells_the_others_so(table: fakes.Table) -> None:
@@ -339,6 +393,16 @@ def test_a_draining_engine_beats_on_and_leaves_last(
     with pytest.raises(errors.EngineDead, match='has left'):
         engine.gate.check()
     engine.membership.disarm()
+    assert engine.timer.due is None
+
+
+def test_an_engine_that_is_disarmed_stays_so_whatever_steps_are_on_their_way(
+        engine: fakes.Engine, clock: fakes.Clock) -> None:
+    engine.membership.disarm()
+    engine.membership.beat()
+    assert engine.timer.due is None
+    clock.forward(SETTINGS.fence_time)
+    engine.membership.watch()
     assert engine.timer.due is None
 
 

@@ -156,6 +156,28 @@ def test_an_owner_with_nothing_more_is_asked_about_again_only_now_and_then() -> 
     assert taker.sweep('x', 'y') == 1
     assert set(taker.work.asked) == {'x'}
     assert taker.work.questions == 1
+    taker.work.pieces['y'] = 1
+    taker.later(SETTINGS.service_down_time - 1)
+    assert taker.sweep('x', 'y') == 0
+    taker.later(1)
+    assert taker.sweep('x', 'y') == 1
+    assert taker.takeover._owing == {}
+
+
+def test_an_owner_that_has_more_again_is_asked_until_there_is_no_more() -> None:
+    """I8."""
+    taker = Taker(x=1)
+    taker.sweep('x')
+    taker.work.pieces['x'] = 12
+    taker.later(SETTINGS.service_down_time)
+    taker.work.room = 5
+    assert taker.sweep('x') == 5
+    taker.work.room = 5
+    assert taker.sweep() == 5
+    assert set(taker.takeover._owing) == {'x'}
+    taker.work.room = 5
+    assert taker.sweep() == 2
+    assert taker.takeover._owing == {}
 
 
 def test_an_engine_that_holds_takes_nothing_over() -> None:
@@ -198,12 +220,13 @@ def test_what_is_long_dead_and_owns_nothing_is_forgotten(
         caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     taker = Taker(x=1)
-    for name in ('x', 'y', 'z'):
+    for name in ('w', 'x', 'y', 'z'):
         taker.table.insert(fakes.identity(name), 4, 20)
-    taker.table.end('x')
-    taker.table.end('y')
+    for name in ('w', 'x', 'y'):
+        taker.table.end(name)
     taker.takeover.forget()
-    assert set(taker.table.rows) == {'x', 'y', 'z'}
+    assert set(taker.table.rows) == {'w', 'x', 'y', 'z'}
+    assert 'Removed' not in caplog.text
     taker.later(SETTINGS.purge_after + 1)
     taker.table.end('z')
     taker.sweep('y')
@@ -211,18 +234,23 @@ def test_what_is_long_dead_and_owns_nothing_is_forgotten(
     assert set(taker.table.rows) == {'x', 'z'}
     assert 'y' not in taker.takeover._relieved
     assert taker.journal.purged[-1] == (SETTINGS.purge_after, 'me')
-    assert 'Removed 1 rows' in caplog.text
+    assert taker.table.purged_by == ['me', 'me']
+    assert 'Removed 2 rows' in caplog.text
 
 
-def test_forgetting_is_tried_only_now_and_then() -> None:
+def test_forgetting_is_tried_only_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
     """I17."""
     taker = Taker()
-    for _ in range(100):
+    caplog.set_level(logging.INFO)
+    for _ in range(10 * round(SETTINGS.service_down_time)):
         taker.takeover.forget()
         taker.later(1)
     assert len(taker.journal.purged) == 1
-    taker.later(10 * SETTINGS.service_down_time)
     taker.journal.entries = 4
+    taker.takeover.forget()
+    assert len(taker.journal.purged) == 2
+    assert 'Removed 0 rows' in caplog.text
+    taker.later(1)
     taker.takeover.forget()
     assert len(taker.journal.purged) == 2
 

@@ -54,8 +54,13 @@ class Action:
         return self.handler not in {'delete', 'suspend'}
 
     def serve(self, stack: Stack) -> None:
-        """Have a normal update done."""
-        if self.end == 'SUSPEND_COMPLETE':
+        """Have a normal update done, and a suspend where something was left behind."""
+        suspended = self.end == 'SUSPEND_COMPLETE'
+        if not suspended and any(row['status'] == 'FAILED' for row in stack.resources):
+            stack.suspend()
+            stack.wait_for('SUSPEND_COMPLETE')
+            suspended = True
+        if suspended:
             stack.resume()
             stack.wait_for('RESUME_COMPLETE')
         stack.update(self.template('served'))

@@ -27,7 +27,7 @@ from tests.heat.lab import sql
 from tests.heat.lab.environments import Environment
 from tests.heat.lab.patience import wait_until
 from tests.heat.lab.place import Program
-from tests.heat.lab.stacks import Stack
+from tests.heat.lab.stacks import Stack, state_of
 
 if TYPE_CHECKING:
     from tests.heat.lab.heat import Lab
@@ -228,6 +228,12 @@ class Fleet:
         """How often the creation of each resource began, by stack and name."""
         return collections.Counter(
             (run.stack, run.name) for run in self.runs if run.handler == 'create')
+
+    def states(self) -> dict[str, str]:
+        """Return the state of each stack that no other owns, by its name."""
+        return {row['name']: state_of(row) for row in self.sql(
+            'SELECT name, action, status, deleted_at FROM stack WHERE owner_id IS NULL '
+            'ORDER BY created_at')}
 
     @property
     def now(self) -> datetime.datetime:

@@ -28,7 +28,7 @@ def connect(url: str) -> Iterator[cursors.DictCursor]:
     connection = pymysql.connect(
         host=where.host, port=where.port or 0, user=where.username, password=where.password or '',
         database=where.database, autocommit=True, connect_timeout=5, read_timeout=30,
-        cursorclass=cursors.DictCursor)
+        ssl_disabled=True, cursorclass=cursors.DictCursor)
     with connection, connection.cursor() as cursor:
         yield cursor
 

@@ -99,10 +99,7 @@ class Stack:
     def state(self) -> str:
         """Action and status, or ``gone``; nothing, if it never was."""
         rows = self._rows('action, status, deleted_at')
-        if not rows:
-            return ''
-        state = f'{rows[0]["action"]}_{rows[0]["status"]}'
-        return GONE if rows[0]['deleted_at'] and state == 'DELETE_COMPLETE' else state
+        return state_of(rows[0]) if rows else ''
 
     @property
     def family(self) -> list[str]:
@@ -175,6 +172,12 @@ class Stack:
         # Heat makes the name of a deleted stack free; within a fleet no name is used twice.
         return self._fleet.sql(f'SELECT {columns} FROM stack WHERE name = %s '
                                f'ORDER BY created_at DESC LIMIT 1', self.name)
+
+
+def state_of(row: Mapping[str, Any]) -> str:
+    """Return what a row of Heat's says: action and status, or ``gone``."""
+    state = f'{row["action"]}_{row["status"]}'
+    return GONE if row['deleted_at'] and state == 'DELETE_COMPLETE' else state
 
 
 def unheard(request: Callable[[], object]) -> None:

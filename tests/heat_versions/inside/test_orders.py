@@ -141,6 +141,7 @@ def test_a_resource_that_kills_is_given_to_nobody_any_more(bench: Bench) -> None
     assert bench.reason.endswith(
         'esource a killed the engines that worked on it, 3 of them: first, second, third')
     assert bench.calls('create', 'a') == ['first', 'second', 'third']
+    assert [row.state for row in bench.resources('a')] == ['CREATE_FAILED']
     bench.do('delete_stack')
     bench.work()
     assert bench.state == 'DELETE_COMPLETE deleted'

@@ -234,7 +234,11 @@ def test_what_may_exist_half_made_is_replaced(bench: Bench, what: str) -> None:
     name = MADE[what][1]
     left, = (row for row in bench.resources(name) if row.state == 'CREATE_FAILED')
     assert left.physical_id not in {None, bench.live[name].physical_id}
-    # And it goes with the next update.
+    # It keeps nobody from a suspend, and goes with the next update.
+    for verb in ('suspend', 'resume') if CONVERGENT else ():
+        bench.do(f'stack_{verb}')
+        bench.work()
+        assert bench.state == f'{verb.upper()}_COMPLETE', bench.reason
     bench.update(chain('a', 'b', a='third'))
     bench.work()
     assert bench.state == 'UPDATE_COMPLETE', bench.reason

@@ -1,0 +1,446 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The judge: which invariants a history breaks.
+
+One function a promise, by the invariant's number in the design.  Each reads the facts in their
+order and yields a sentence for what it finds wrong.  I12 and I16 have none: they say that I1 to I10
+while takers are killed and statements fail, which is up to whoever makes the history.
+
+What an engine had *sent* before its death may still land afterwards.  Where a fact does not say
+when its statement was begun, :attr:`Rules.statement_time` bounds how long it may have been
+under way; a beat is no such case, as it changes the very row that says dead.
+
+Rules that ask what comes after (I8, I13) count from :class:`~events.Healed`, or from the cause if
+that is later, and hold only where the history goes on for longer than they allow.
+"""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+from tests.history.events import (
+    Beat,
+    Called,
+    Continued,
+    Cut,
+    Declared,
+    Drained,
+    Event,
+    Healed,
+    Joined,
+    Journalled,
+    Killed,
+    Left,
+    Outage,
+    Owned,
+    Purged,
+    Started,
+    Stepped,
+    Stopped,
+    Wrote,
+)
+
+ALL = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 18})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What the engines of a history were told, in seconds unless said; which rules apply."""
+
+    fence_time: float = 20.0
+    service_down_time: float = 30.0
+    max_takeovers: int = 3
+    """Pieces of work resumed so many times after a death."""
+    purge_after: float = 7 * 86400.0
+    detection: float = 120.0
+    """From a death, or the end of all faults, to its declaration."""
+    convergence: float = 300.0
+    """From the loss of an owner, or the end of all faults, to the work being run or ended."""
+    statement_time: float = 60.0
+    """The longest a statement may be under way."""
+    numbers: frozenset[int] = ALL
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """An invariant that a history breaks, and how."""
+
+    invariant: int
+    sentence: str
+
+    def __str__(self) -> str:
+        return f'I{self.invariant}: {self.sentence}'
+
+
+Check = Callable[[Sequence[Event], Rules], Iterator[str]]
+_CHECKS: list[tuple[int, Check]] = []
+
+
+def check(events: Sequence[Event], rules: Rules) -> list[Fault]:
+    """Return what a history breaks, by invariant; nothing if it is a good one."""
+    return [Fault(number, sentence) for number, judge in _CHECKS if number in rules.numbers
+            for sentence in judge(events, rules)]
+
+
+def _judges(number: int) -> Callable[[Check], Check]:
+    def register(judge: Check) -> Check:
+        _CHECKS.append((number, judge))
+        return judge
+    return register
+
+
+def _s(event: Event) -> str:
+    return f'At {event.at:.3f} s'
+
+
+def _terms(events: Sequence[Event]) -> Iterator[tuple[Owned | Wrote, Owned | None]]:
+    """Yield each change of a lock with the term that it found, None where nobody owned it."""
+    current: dict[str, Owned] = {}
+    for event in events:
+        if isinstance(event, Owned):
+            yield event, current.get(event.lock)
+            current[event.lock] = event
+        elif isinstance(event, Wrote):
+            term = current.get(event.lock)
+            yield event, term
+            if event.what != 'progress' and term is not None:
+                del current[event.lock]
+
+
+@_judges(1)
+def _one_owner(events: Sequence[Event], rules: Rules) -> Iterator[str]:
+    """At most one owner: whoever gets a lock gets it from the one who has it."""
+    for event, term in _terms(events):
+        if not isinstance(event, Owned):
+            continue
+        owner = term and term.engine
+        if event.previous != owner or (event.how == 'acquire') != (owner is None):
+            yield (f'{_s(event)} engine {event.engine} got the lock {event.lock} by {event.how} '
+                   f'from {event.previous}, while {owner or "nobody"} owned it.')
+
+
+@_judges(2)
+def _generations(events: Sequence[Event], rules: Rules) -> Iterator[str]:
+    """Generations rise, by exactly one where a lock passes from one owner to the next."""
+    highest: dict[str, int] = {}
+    for event in events:
+        if not isinstance(event, Owned):
+            continue
+        last = highest.get(event.lock, 0)
+        if event.generation <= last or (event.how != 'acquire' and event.generation != last + 1):
+            yield (f'{_s(event)} the lock {event.lock} got generation {event.generation} by '
+                   f'{event.how} after {last}.')
+        highest[event.lock] = max(last, event.generation)
+
+
+@_judges(3)
+def _no_stale_write(events: Sequence[Event], rules: Rules) -> Iterator[str]:
+    """Nothing is written under a term that is over; a quarantine ends the owner's own term."""
+    for event, term in _terms(events):
+        if not isinstance(event, Wrote):
+            continue
+        named = event.engine if event.what != 'quarantine' else term and term.engine
+        if term is None or (term.generation, term.engine) != (event.generation, named):
+            now = f'{term.engine} under {term.generation}' if term else 'nobody'
+            yield (f'{_s(event)} engine {event.engine} wrote {event.what} to the lock '
+                   f'{event.lock} under generation {event.generation}, while it belonged to {now}.')
+
+
+@_judges(4)
+def _observed_count(events: Sequence[Event], rules: Rules) -> Iterator[str]:
+    """The count that the declarer saw is the one in the row."""
+    for event in events:
+        if isinstance(event, Declared) and event.seen != event.count:
+            yield (f'{_s(event)} engine {event.engine} was declared dead by {event.by}, who had '
+                   f'seen beat {event.seen}, at beat {event.count}.')
+
+
+def _robberies(events: Sequence[Event], rules: Rules) -> Iterator[tuple[Declared, str]]:
+    """Yield declarations that met an engine which lived, and why that is known."""
+    reached: dict[str, float] = {}
+    killed = set()
+    for event in events:
+        if isinstance(event, Joined | Beat):
+            reached[event.engine] = event.at
+        elif isinstance(event, Killed):
+            killed.add(event.engine)
+        elif isinstance(event, Declared) and event.engine not in killed:
+            age = event.at - reached.get(event.engine, -math.inf)
+            if event.evidence == 'kernel':
+                yield event, 'by the kernel, although it runs'
+            elif event.evidence == 'watched' and age < rules.fence_time:
+                yield event, f'{age:.3f} s after a beat that reached the database'
+
+
+@_judges(5)
+def _no_robbery(events: Sequence[Event], rules: Rules) -> Iterator[str]:
+    """Whose beats reach the database in time is not declared dead."""
+    for event, why in _robberies(events, rules):
+        yield f'{_s(event)} engine {event.engine} was declared dead by {event.by} {why}.'
+
+
+@_judges(6)
+def _fenced(events: Sequence[Event], rules: Rules) -> Iterator[str]:
+    """Whoever was called dead by observation starts nothing any more."""
+    declared: dict[str, Declared] = {}
+    for event in events:
+        if isinstance(event, Declared) and event.evidence != 'operator':
+            declared[event.engine] = event
+        elif isinstance(event, Started | Called) and event.engine in declared:
+            did = 'started' if isinstance(event, Started) else 'made a call for'
+            since = event.at - declared[event.engine].at
+            yield (f'{_s(event)} engine {event.engine} {did} the lock {event.lock} under '
+                   f'generation {event.generation}, {since:.3f} s after it was declared dead.')
+
+
+@_judges(7)
+def _dead_change_nothing(events: Sequence[Event], rules: Rules) -> Iterator[str]:
+    """The dead do not beat, and what they had sent lands within the life of a statement."""
+    ended: dict[str, float] = {}
+    for event in events:
+        if isinstance(event, Beat | Drained) and event.engine in ended:
+            yield f'{_s(event)} engine {event.engine} did {event} although it had ended.'
+        elif isinstance(event, Owned | Wrote | Declared | Purged):
+            actor = event.engine if isinstance(event, Owned | Wrote) else event.by
+            begun = event.at - rules.statement_time if event.begun is None else event.begun
+            if begun > ended.get(actor, begun):
+                yield f'{_s(event)} engine {actor} did {event} after its end at {ended[actor]:.3f}.'
+        if isinstance(event, Declared | Left):
+            if event.engine in ended:
+                yield f'{_s(event)} engine {event.engine} ended a second time.'
+            ended.setdefault(event.engine, event.at)
+
+
+@dataclasses.dataclass
+class _Engine:
+    """How an engine stands at the end of a history."""
+
+    running: bool = True
+    joined: bool = False
+    ended: bool = False
+    since: float = 0.0
+    """When it ran or ended last, whichever made it useless for its work."""
+
+
+@_judges(8)
+def _convergence(events: Sequence[Event], rules: Rules) -> Iterator[str]:
+    """When all faults are over, the dead are declared, and each piece of work runs or has ended."""
+    healed = next((event.at for event in events if isinstance(event, Healed)), None)
+    if healed is None:
+        return
+    engines: dict[str, _Engine] = collections.defaultdict(_Engine)
+    terms: dict[str, Owned] = {}
+    runs = set()
+    for event in events:
+        if isinstance(event, Killed):
+            engines[event.engine].running = False
+            engines[event.engine].since = event.at
+        elif isinstance(event, Declared | Left):
+            engines[event.engine].ended = True
+            engines[event.engine].since = event.at
+        elif isinstance(event, Joined | Beat):
+            engines[event.engine].joined = True
+        elif isinstance(event, Owned):
+            terms[event.lock] = event
+        elif isinstance(event, Wrote) and event.what != 'progress':
+            terms.pop(event.lock, None)
+        elif isinstance(event, Started):
+            runs.add((event.lock, event.generation, event.engine))
+    end = events[-1].at
+    for name, engine in engines.items():
+        waited = end - max(healed, engine.since)
+        if (engine.joined and not engine.running and not engine.ended
+                and waited > rules.detection):
+            yield (f'Engine {name} ended at {engine.since:.3f} s and nobody has declared it dead, '
+                   f'{waited:.3f} s after all faults.')
+    for term in terms.values():
+        engine = engines[term.engine]
+        works = (engine.running and not engine.ended
+                 and (term.lock, term.generation, term.engine) in runs)
+        waited = end - max(healed, term.at, engine.since)
+        if not works and waited > rules.convergence:
+            yield (f'The lock {term.lock} lies with engine {term.engine} under generation '
+                   f'{term.generation}, which does not run it, {waited:.3f} s after all faults.')
+
+
+@_judges(9)
+def _one_resume(events: Sequence[Event], rules: Rules) -> Iterator[str]:
+    """A handler starts once under one generation, which belongs to its engine."""
+    owned = set()
+    started = set()
+    for event in events:
+        if isinstance(event, Owned):
+            owned.add((event.lock, event.generation, event.engine))
+        elif isinstance(event, Started):
+            run = (event.lock, event.generation)
+            if run in started:
+                yield f'{_s(event)} the lock {run[0]} was started twice under generation {run[1]}.'
+            if (*run, event.engine) not in owned:
+                yield (f'{_s(event)} engine {event.engine} started the lock {run[0]} under '
+                       f'generation {run[1]}, which it never got.')
+            started.add(run)
+
+
+@_judges(10)
+def _poison(events: Sequence[Event], rules: Rules) -> Iterator[str]:
+    """Work moves ``max_takeovers`` times from owners that died; only then is it set aside."""
+    blamed = set()
+    deaths: dict[str, int] = collections.defaultdict(int)
+    for event in events:
+        if isinstance(event, Declared) and not event.mass:
+            blamed.add(event.engine)
+        elif isinstance(event, Owned):
+            if event.how == 'acquire':
+                deaths[event.lock] = 0
+            elif event.how == 'takeover':
+                deaths[event.lock] += event.previous in blamed
+            if deaths[event.lock] > rules.max_takeovers:
+                yield (f'{_s(event)} the lock {event.lock} was passed on to engine {event.engine} '
+                       f'after the death of {deaths[event.lock]} owners.')
+        elif (isinstance(event, Wrote) and event.what == 'quarantine'
+              and deaths[event.lock] < rules.max_takeovers):
+            yield (f'{_s(event)} the lock {event.lock} was quarantined after only '
+                   f'{deaths[event.lock]} resumptions.')
+
+
+@_judges(11)
+def _outages_kill_nobody(events: Sequence[Event], rules: Rules) -> Iterator[str]:
+    """After an outage nobody is dead whom nothing else has kept from beating."""
+    outage = False
+    hindered: dict[str, set[type[Event]]] = collections.defaultdict(set)
+    """What keeps each engine from beating now, besides an outage."""
+    suspect = set()
+    """Who was hindered by something else at some time since its last beat."""
+    for event in events:
+        if isinstance(event, Outage):
+            outage = True
+        elif isinstance(event, Joined | Beat):
+            # A beat that was under way when its sender was killed lands all the same.
+            if not hindered[event.engine]:
+                suspect.discard(event.engine)
+        elif isinstance(event, Continued) or (isinstance(event, Cut) and not event.began):
+            hindered[event.engine].discard(Stopped if isinstance(event, Continued) else Cut)
+        elif isinstance(event, Stopped | Cut | Killed):
+            hindered[event.engine].add(type(event))
+            suspect.add(event.engine)
+        elif (isinstance(event, Declared) and outage and event.evidence == 'watched'
+              and event.engine not in suspect):
+            yield (f'{_s(event)} engine {event.engine} was declared dead by {event.by} after an '
+                   f'outage, although nothing else kept it from beating.')
+
+
+@_judges(11)
+def _nobody_ends_itself(events: Sequence[Event], rules: Rules) -> Iterator[str]:
+    """No engine ends itself who was not stopped or told to."""
+    stopped = set()
+    told = set()
+    for event in events:
+        if isinstance(event, Stopped):
+            stopped.add(event.engine)
+        elif isinstance(event, Declared | Left | Purged):
+            told.add(event.engine)
+        elif isinstance(event, Killed):
+            if event.why == 'fence' and event.engine not in stopped:
+                yield f'{_s(event)} engine {event.engine} ended itself although it could hold.'
+            if event.why == 'dead' and event.engine not in told:
+                yield f'{_s(event)} engine {event.engine} ended itself although nobody had told it.'
+
+
+@_judges(13)
+def _beats_while_it_drains(events: Sequence[Event], rules: Rules) -> Iterator[str]:
+    """The row leaves last, and until then beats go on."""
+    left = set()
+    draining = set()
+    troubled = set()
+    for event in events:
+        if isinstance(event, Left):
+            left.add(event.engine)
+            draining.discard(event.engine)
+        elif isinstance(event, Drained):
+            draining.add(event.engine)
+        elif isinstance(event, Stopped | Cut | Killed):
+            troubled.add(event.engine)
+        elif isinstance(event, Outage):
+            troubled |= draining
+        elif isinstance(event, Started | Called) and event.engine in left:
+            yield (f'{_s(event)} engine {event.engine} worked on the lock {event.lock} after it '
+                   f'had left.')
+        elif (isinstance(event, Declared) and event.evidence == 'watched'
+              and event.engine in draining - troubled):
+            yield (f'{_s(event)} engine {event.engine} was declared dead while it drained: its '
+                   f'beats did not go on.')
+
+
+@_judges(13)
+def _leavers_are_relieved(events: Sequence[Event], rules: Rules) -> Iterator[str]:
+    """What an engine that left has kept is found by the next looks of the others."""
+    healed = next((event.at for event in events if isinstance(event, Healed)), None)
+    left = {event.engine: event.at for event in events if isinstance(event, Left)}
+    if healed is None or not left:
+        return
+    kept: dict[str, Owned] = {}
+    for event, _ in _terms(events):
+        if isinstance(event, Owned):
+            kept[event.lock] = event
+        elif event.what != 'progress':
+            kept.pop(event.lock, None)
+    for term in kept.values():
+        if term.engine in left:
+            waited = events[-1].at - max(healed, term.at, left[term.engine])
+            if waited > rules.convergence:
+                yield (f'The lock {term.lock} lies with engine {term.engine}, which has left, '
+                       f'{waited:.3f} s after all faults.')
+
+
+@_judges(14)
+def _no_heirs(events: Sequence[Event], rules: Rules) -> Iterator[str]:
+    """A new process is a new engine, and claims from itself only what is its own."""
+    ended = set()
+    killed: dict[str, float] = {}
+    for event in events:
+        if isinstance(event, Declared | Left):
+            ended.add(event.engine)
+        elif isinstance(event, Killed):
+            killed[event.engine] = event.at
+        elif isinstance(event, Joined) and (
+                event.engine in ended
+                or event.at - killed.get(event.engine, event.at) > rules.statement_time):
+            yield f'{_s(event)} engine {event.engine} joined again after its end.'
+        elif isinstance(event, Owned) and (event.how == 'reclaim') != (
+                event.previous == event.engine):
+            yield (f'{_s(event)} engine {event.engine} got the lock {event.lock} by {event.how} '
+                   f'from {event.previous}.')
+
+
+@_judges(15)
+def _clocks_rob_nobody(events: Sequence[Event], rules: Rules) -> Iterator[str]:
+    """A stepped clock robs nobody."""
+    stepped = [event.at for event in events if isinstance(event, Stepped)]
+    for event, why in _robberies(events, rules) if stepped else ():
+        if event.at >= stepped[0]:
+            yield (f'{_s(event)} engine {event.engine} was robbed after a step of a clock: it was '
+                   f'declared dead by {event.by} {why}.')
+
+
+@_judges(18)
+def _journal(events: Sequence[Event], rules: Rules) -> Iterator[str]:
+    """Each declared death has exactly one row in the journal, and each row a death."""
+    deaths = collections.Counter(
+        (event.engine, event.by) for event in events if isinstance(event, Declared))
+    rows = collections.Counter(
+        (event.engine, event.by) for event in events if isinstance(event, Journalled))
+    for engine, by in deaths.keys() | rows.keys():
+        if (deaths[engine, by], rows[engine, by]) != (1, 1):
+            yield (f'Engine {engine} was declared dead by {by} {deaths[engine, by]} times, which '
+                   f'the journal has {rows[engine, by]} times.')

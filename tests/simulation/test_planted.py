@@ -1,0 +1,103 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Red: each guard that is taken away is missed by the simulation, as the invariant expected.
+
+A bug stands with the seed from which it is looked for; ``python -m tests.simulation.test_planted``
+looks for such seeds anew, which is needed after a change of what :func:`plan.draw` draws.
+"""
+
+import dataclasses
+import sys
+from typing import Any
+
+import pytest
+
+from heat_liveness import detection, fence, membership
+from heat_liveness.work import Claim, native
+from tests.simulation import plan as plans
+from tests.simulation import scheduler, world
+from tests.simulation.rooms import Guards
+
+SEEDS = 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Bug:
+    """A guard that is not there."""
+
+    what: str
+    invariants: set[int]
+    """By one of which it must be found."""
+    first_seed: int = 0
+    guards: Guards = dataclasses.field(default_factory=Guards)
+    replaced: tuple[tuple[Any, str, Any], ...] = ()
+
+
+def _no_gap(self: detection.View, started: float, returned: float, failures: int) -> float:
+    self._seen = self.at(started)
+    self._started = started
+    return self.at(returned)
+
+
+def _no_quarantine(self: native.NativeWork, owner: Any) -> Claim:
+    rows = (self._locks.take_over(owner, self._me, self.room(), tainted=False)
+            or self._locks.take_over(owner, self._me, self.room(), tainted=True))
+    return Claim(self._start(rows), more=bool(rows))
+
+
+BUGS = (
+    Bug('the generation is not in the WHERE', {2, 3, 9}, 1670,
+        guards=Guards(generation=False)),
+    Bug('neither owner nor generation is in the WHERE', {1, 2, 3},
+        guards=Guards(generation=False, owner=False)),
+    Bug('no "I am alive" in the WHERE', {7}, 830,
+        guards=Guards(alive=False)),
+    Bug('a declaration without the count', {4}, guards=Guards(count=False)),
+    Bug('a beat raises the dead', {7}, guards=Guards(not_dead=False)),
+    Bug('a death is not journalled', {18}, guards=Guards(one_journal_row=False)),
+    Bug('gaps count as time of good view', {5, 6, 11},
+        replaced=((detection.View, 'look', _no_gap),)),
+    Bug('the gate never closes', {6}, 1000,
+        replaced=((fence.Gate, 'held', property(lambda self: False)),)),
+    Bug('the kernel timer ends nobody', {6}, 100,
+        replaced=((world.Timer, '_look', lambda self: None),)),
+    Bug('nothing is claimed from itself', {8}, 70,
+        replaced=((native.NativeWork, 'reclaim', lambda self: 0),)),
+    Bug('nothing is quarantined', {10},
+        replaced=((native.NativeWork, 'claim', _no_quarantine),)),
+    Bug('an engine that leaves keeps its timer armed', {11},
+        replaced=((membership.Membership, 'disarm', lambda self: None),)),
+)
+
+
+def finds(bug: Bug, seed: int) -> set[int]:
+    """Return by which of the expected invariants a seed finds a bug."""
+    with scheduler.replaced(*bug.replaced):
+        faults = world.run(plans.draw(seed), bug.guards).faults
+    return {fault.invariant for fault in faults} & bug.invariants
+
+
+@pytest.mark.parametrize('bug', BUGS, ids=lambda bug: bug.what)
+def test_a_guard_that_is_taken_away_is_missed(bug: Bug) -> None:
+    assert any(finds(bug, seed) for seed in range(bug.first_seed, bug.first_seed + SEEDS))
+
+
+def main() -> None:
+    """Print the first seed that finds each bug."""
+    for bug in BUGS:
+        found = next((seed for seed in range(2000) if finds(bug, seed)), None)
+        sys.stdout.write(f'{bug.what}: {found}\n')
+
+
+if __name__ == '__main__':
+    main()

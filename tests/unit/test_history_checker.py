@@ -1,0 +1,238 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The judge of histories: a good one passes, and the least bad one for each rule does not."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from tests.history import checker
+from tests.history.events import (
+    Beat,
+    Called,
+    Continued,
+    Cut,
+    Declared,
+    Drained,
+    Event,
+    Healed,
+    Held,
+    Joined,
+    Journalled,
+    Killed,
+    Left,
+    Opened,
+    Outage,
+    Owned,
+    Purged,
+    Started,
+    Stepped,
+    Stopped,
+    Wrote,
+)
+
+RULES = checker.Rules(fence_time=20, convergence=100, detection=50, statement_time=10)
+
+
+def joined(engine: str = 'a', at: float = 0.0) -> Joined:
+    return Joined(at=at, engine=engine, machine=engine)
+
+
+def beat(at: float, engine: str = 'a', count: int = 1) -> Beat:
+    return Beat(at=at, engine=engine, count=count)
+
+
+def declared(at: float, engine: str = 'a', by: str = 'b', seen: int = 1, count: int = 1,
+             **more: Any) -> Declared:
+    return Declared(at=at, engine=engine, by=by, seen=seen, count=count, **more)
+
+
+def journalled(at: float, engine: str = 'a', by: str = 'b') -> Journalled:
+    return Journalled(at=at, engine=engine, by=by)
+
+
+def acquired(at: float = 1.0, lock: str = 'x', engine: str = 'a', generation: int = 1) -> Owned:
+    return Owned(at=at, lock=lock, generation=generation, engine=engine, previous=None,
+                 how='acquire')
+
+
+def taken(at: float, lock: str = 'x', engine: str = 'b', generation: int = 2,
+          previous: str = 'a') -> Owned:
+    return Owned(at=at, lock=lock, generation=generation, engine=engine, previous=previous,
+                 how='takeover')
+
+
+def wrote(at: float, what: Any = 'complete', engine: str = 'a', generation: int = 1,
+          lock: str = 'x') -> Wrote:
+    return Wrote(at=at, lock=lock, generation=generation, engine=engine, what=what)
+
+
+def started(at: float, engine: str = 'a', generation: int = 1, lock: str = 'x') -> Started:
+    return Started(at=at, lock=lock, generation=generation, engine=engine)
+
+
+def found(*events: Event, rules: checker.Rules = RULES) -> set[int]:
+    return {fault.invariant for fault in checker.check(events, rules)}
+
+
+DEATH = (joined('a'), joined('b'), beat(2), acquired(3), started(3), Killed(at=4, engine='a'),
+         declared(40), journalled(40))
+
+GOOD = (
+    *DEATH, Held(at=41, engine='b'), Opened(at=42, engine='b'), taken(43),
+    started(43, 'b', 2), Called(at=44, lock='x', generation=2, engine='b'),
+    wrote(45, 'progress', 'b', 2),
+    Owned(at=46, lock='x', generation=3, engine='b', previous='b', how='reclaim'),
+    started(46, 'b', 3), wrote(50, 'complete', 'b', 3),
+    Outage(at=60, began=True), Stepped(at=61, node='n', seconds=-9), Outage(at=90, began=False),
+    Healed(at=100), Purged(at=300, engine='a', by='b'), Drained(at=310, engine='b'),
+    Left(at=320, engine='b'), Killed(at=321, engine='b', why='exit'), beat(900, 'c'))
+
+
+def test_a_good_history_passes() -> None:
+    assert checker.check(GOOD, RULES) == []
+
+
+def test_an_empty_history_passes() -> None:
+    assert checker.check([], RULES) == []
+
+
+BAD: dict[str, Any] = {
+    'a lock is taken from one who has not got it': (1, *DEATH, taken(43, previous='c')),
+    'a lock is acquired while it is owned': (1, acquired(), acquired(2, engine='b', generation=2)),
+    'a generation is used again': (
+        2, acquired(), wrote(2), acquired(3, engine='b', generation=1)),
+    'a takeover skips a generation': (2, *DEATH, taken(43, generation=3)),
+    'an old owner writes after the takeover': (3, *DEATH, taken(43), wrote(44, 'progress')),
+    'an owner writes after the end of its work': (3, acquired(), wrote(2), wrote(3)),
+    'a declaration overlooks a beat': (4, declared(40, seen=1, count=2), journalled(40)),
+    'one who beats is declared dead': (5, beat(39), declared(40), journalled(40)),
+    'the kernel is said to prove the death of one who runs': (
+        5, beat(2), declared(40, evidence='kernel'), journalled(40)),
+    'one who is declared dead starts work': (
+        6, acquired(), declared(40), journalled(40), started(41)),
+    'one who is declared dead calls elsewhere': (
+        6, acquired(), started(1), declared(40), journalled(40),
+        Called(at=41, lock='x', generation=1, engine='a')),
+    'the dead beat': (7, declared(40), journalled(40), beat(41)),
+    'the dead acquire': (7, declared(40), journalled(40), acquired(51)),
+    'the dead declare': (7, declared(40), journalled(40), declared(60, 'c', 'a'),
+                         journalled(60, 'c', 'a')),
+    'one is declared dead twice': (7, *DEATH, declared(60, by='c'), journalled(60, by='c')),
+    'a death is overlooked': (8, joined(), Healed(at=1), Killed(at=2, engine='a'), beat(53, 'b')),
+    'the work of the dead is overlooked': (8, *DEATH, Healed(at=50), beat(151, 'b')),
+    'an owner does not run what it owns': (8, acquired(), Healed(at=50), beat(151, 'b')),
+    'one generation is started twice': (9, acquired(), started(2), started(3)),
+    'what one never got is started': (9, acquired(), started(2, 'b')),
+    'work kills one engine more than it may': (
+        10, acquired(1, engine='e1'), *(
+            event for n in range(1, 5) for event in (
+                declared(40 * n, f'e{n}'), journalled(40 * n, f'e{n}'),
+                taken(40 * n, engine=f'e{n + 1}', previous=f'e{n}', generation=n + 1)))),
+    'a bystander is quarantined': (10, *DEATH, wrote(43, 'quarantine', 'b')),
+    'an outage robs': (11, beat(1), Outage(at=2, began=True), Outage(at=39, began=False),
+                       declared(40), journalled(40)),
+    'what hindered an engine before its last beat counts': (
+        11, Stopped(at=1, engine='a'), Continued(at=2, engine='a'), beat(3),
+        Outage(at=4, began=True), Outage(at=39, began=False), declared(40), journalled(40)),
+    'what the dead begin changes something': (
+        7, declared(40), journalled(40), dataclasses.replace(acquired(41), begun=40.5)),
+    'an outage ends an engine that could hold': (
+        11, Outage(at=1, began=True), Killed(at=30, engine='a', why='fence')),
+    'an engine ends itself unasked': (11, joined(), Killed(at=30, engine='a', why='dead')),
+    'one works on after it has left': (13, acquired(), Left(at=2, engine='a'), started(3)),
+    'one who drains does not beat': (13, joined(), Drained(at=1, engine='a'), declared(40),
+                                     journalled(40)),
+    'what one who left has kept is overlooked': (
+        13, acquired(), Left(at=2, engine='a'), Healed(at=3), beat(104, 'b')),
+    'an engine comes back under its old name': (
+        14, joined(), Killed(at=1, engine='a'), joined(at=12)),
+    'the dead come back under their old name': (
+        14, declared(40), journalled(40), joined(at=41)),
+    'one claims from itself what is not its own': (
+        14, *DEATH, Owned(at=43, lock='x', generation=2, engine='b', previous='a', how='reclaim')),
+    'a stepped clock robs': (15, Stepped(at=1, node='n', seconds=99), beat(39), declared(40),
+                             journalled(40)),
+    'a death is not journalled': (18, declared(40)),
+    'a death is journalled twice': (18, declared(40), journalled(40), journalled(41)),
+}
+
+
+@pytest.mark.parametrize('what', BAD)
+def test_a_bad_history_is_found(what: str) -> None:
+    number, *events = BAD[what]
+    assert number in found(*events)
+
+
+@pytest.mark.parametrize('what', BAD)
+def test_a_rule_that_does_not_apply_is_not_asked(what: str) -> None:
+    number, *events = BAD[what]
+    rules = dataclasses.replace(RULES, numbers=RULES.numbers - {number})
+    assert number not in found(*events, rules=rules)
+
+
+def test_each_rule_has_a_bad_history() -> None:
+    assert {number for number, *_ in BAD.values()} == checker.ALL
+
+
+FINE: dict[str, tuple[Event, ...]] = {
+    'a late completion counts before the takeover': (*DEATH, wrote(41)),
+    'a statement lands soon after the death of its sender': (
+        declared(40), journalled(40), acquired(45)),
+    'a statement lands late that the database knew before': (
+        declared(40), journalled(40), dataclasses.replace(acquired(90), begun=39)),
+    'one that was stopped does not beat after an outage': (
+        beat(1), Stopped(at=2, engine='a'), Outage(at=2, began=True), Outage(at=39, began=False),
+        declared(40), journalled(40)),
+    'who never joined is nobody to declare dead': (Healed(at=1), Killed(at=2, engine='a'),
+                                                   beat(200, 'b')),
+    'the last beat of one who was killed lands late': (
+        beat(1), Killed(at=2, engine='a'), beat(3), Outage(at=4, began=True),
+        Outage(at=5, began=False), declared(40), journalled(40)),
+    'quarantine after so many deaths': (
+        acquired(1, engine='e1'), *(
+            event for n in range(1, 5) for event in (
+                declared(40 * n, f'e{n}'), journalled(40 * n, f'e{n}'),
+                wrote(40 * n, 'quarantine', 'z', n) if n == 4 else
+                taken(40 * n, engine=f'e{n + 1}', previous=f'e{n}', generation=n + 1)))),
+    'a mass death blames nobody': (
+        acquired(1, engine='e1'), *(
+            event for n in range(1, 6) for event in (
+                declared(40 * n, f'e{n}', mass=True), journalled(40 * n, f'e{n}'),
+                taken(40 * n, engine=f'e{n + 1}', previous=f'e{n}', generation=n + 1)))),
+    'an operator may declare anybody dead': (
+        beat(39), declared(40, evidence='operator'), journalled(40), started(41),
+        acquired(30)),
+    'the kernel ends one that was stopped': (
+        Stopped(at=1, engine='a'), Killed(at=22, engine='a', why='fence')),
+    'a row that was purged is written again': (
+        joined(), Purged(at=1, engine='a', by='operator'), joined(at=2)),
+    'one who was cut off while it drained may be declared dead': (
+        Drained(at=1, engine='a'), Cut(at=2, engine='a', began=True), declared(40),
+        journalled(40)),
+    'a row lands soon after the end of its engine': (
+        Killed(at=1, engine='a'), joined(at=2)),
+    'there is time still': (*DEATH, Healed(at=50), Continued(at=150, engine='b')),
+}
+
+
+@pytest.mark.parametrize('what', FINE)
+def test_what_looks_bad_and_is_not(what: str) -> None:
+    assert not found(*FINE[what]) - {9}
+
+
+def test_a_fault_says_its_number() -> None:
+    [fault] = checker.check([declared(40)], RULES)
+    assert str(fault) == ('I18: Engine a was declared dead by b 1 times, which the journal has '
+                          '0 times.')
