@@ -34,6 +34,7 @@ help:
 	@echo 'make cover        the tests, with their coverage'
 	@echo 'make mutate       break the code that decides, and see the tests fail; an hour at most'
 	@echo 'make lint         ruff, mypy and the layers'
+	@echo 'make audit        known vulnerabilities of the oldest dependencies; asks PyPI'
 	@echo 'make sample       write heat_liveness.conf.sample anew'
 	@echo 'make clean        remove what the other targets made'
 
@@ -91,10 +92,13 @@ lint: $(VENV)/stamp-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+audit:
+	tools/audit.sh $(VENV)-audit
+
 sample: $(VENV)/stamp-test
 	$(BIN)/oslo-config-generator --config-file config-generator.conf
 
 clean:
-	rm -rf $(VENV) .heatlab .mutation .tox build dist *.egg-info htmlcov .coverage* .hypothesis \
+	rm -rf $(VENV) $(VENV)-audit .heatlab .mutation .tox build dist *.egg-info htmlcov .coverage* .hypothesis \
 	    .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -363,4 +363,5 @@ def sentence(error: BaseException) -> str:
         # Python's ssl does not say which one.
         text = f'A file that the URL or connection_parameters name is not there: {text}'
     text = re.sub(r'://[^@\s]*@', '://***@', ' '.join(text.split()))
+    text = re.sub(r'\b(password|passwd)=[^&\s]*', r'\1=***', text)
     return text.rstrip('.') + '.'

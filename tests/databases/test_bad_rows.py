@@ -28,10 +28,10 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heat_liveness import agent, conf
+from heat_liveness import agent, conf, errors
 from heat_liveness import engine as engines
 from heat_liveness.cmd import manage
-from heat_liveness.db import models
+from heat_liveness.db import migration, models
 from heat_liveness.heat import orders
 from heat_liveness.work.native import NativeWork, Task
 from tests.bed.fuzz import bounded
@@ -343,3 +343,75 @@ def test_orders_are_carried_to_their_end_whatever_stands_in_them(tmp_path: pathl
     check_orders(heat, odd)
     odd.engine.dispose()
     heat.close()
+
+
+# One by one, what was found so.
+
+def test_who_was_set_to_dead_by_hand_is_seen_relieved_and_forgotten(bed: Bed) -> None:
+    for name in ('me', 'silent'):
+        bed.engine(name)
+    bed.locks.acquire('work', 'task', None, 'silent')
+    with bed.database.transaction() as connection:
+        connection.execute(models.service.update().where(
+            models.service.c.engine_id == 'silent').values(state='dead'))
+    row, = [each for each in bed.members.look(bed.identity('me'), 6, None) if each.ended]
+    assert [each.name for each in bed.locks.take_over(row, 'me', 9, tainted=False)] == ['work']
+    bed.shift(models.service, 'updated_at', 1000, engine_id='silent')
+    assert bed.members.purgeable(bed.identity('me'), 900) == ['silent']
+    assert bed.members.endings('binary') == []
+
+
+def test_who_was_raised_from_the_dead_by_hand_can_die_again(bed: Bed) -> None:
+    """I18: each death has its entry."""
+    bed.engine('silent')
+    for _ in range(2):
+        bed.kill('silent')
+        with bed.database.transaction() as connection:
+            connection.execute(models.service.update().where(
+                models.service.c.engine_id == 'silent').values(state='up', declared_at=None))
+    deaths = bed.journal.search(kind='death')
+    assert [(each.subject, each.generation) for each in deaths] == [
+        ('engine:silent', 0), ('engine:silent', 1)]
+
+
+def test_a_lock_that_was_deleted_and_made_anew_is_quarantined_again(bed: Bed) -> None:
+    for name in ('me', 'first', 'second'):
+        bed.engine(name)
+    for owner in ('first', 'second'):
+        bed.locks.acquire('bad', 'task', None, owner)
+        row = bed.kill(owner, by='me')
+        assert bed.locks.quarantine(row, 'me', 0)
+        with bed.database.transaction() as connection:
+            connection.execute(models.lock.delete())
+    assert len(bed.journal.search(kind='quarantine')) == 2
+
+
+def test_who_beats_in_the_future_or_cannot_be_judged_is_not_the_eldest(bed: Bed) -> None:
+    for name in ('future', 'unknown', 'me'):
+        bed.engine(name)
+        bed.shift(models.service, 'created_at', {'me': 0}.get(name, 500), engine_id=name)
+    bed.shift(models.service, 'updated_at', -500, engine_id='future')
+    with bed.database.transaction() as connection:
+        connection.execute(models.service.update().where(
+            models.service.c.engine_id == 'unknown').values(protocol=2))
+    assert bed.members.eldest(bed.identity('me'), 6) == 'me'
+
+
+def test_a_name_that_ends_with_a_space_is_refused_on_each_database(bed: Bed) -> None:
+    bed.engine('me')
+    with pytest.raises(errors.DataRefused, match='ends with a space'):
+        bed.locks.acquire('work ', 'task', None, 'me')
+    assert bed.locks.search() == []
+
+
+def test_half_a_character_is_refused(bed: Bed) -> None:
+    with pytest.raises(errors.DataRefused):
+        bed.members.read('\udcff')
+
+
+def test_several_versions_at_once_are_told(bed: Bed) -> None:
+    with bed.database.transaction() as connection:
+        connection.exec_driver_sql(f"INSERT INTO {models.VERSION_TABLE} VALUES ('0009')")
+    for ask in (migration.check, migration.sync, migration.drop):
+        with pytest.raises(errors.SchemaError, match=r'names several versions .0001, 0009.'):
+            ask(bed.database)

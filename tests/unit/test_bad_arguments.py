@@ -15,7 +15,7 @@ import pathlib
 import sqlite3
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from heat_liveness import errors
@@ -89,6 +89,10 @@ def living(there: pathlib.Path) -> list[object]:
 
 @bounded(120)
 @given(COMMANDS)
+# What a shell passes on where the operator typed a byte that is no UTF-8.
+@example(['service', 'show', '\udcff'])
+@example(['lock', 'fail', 'poison', '--reason', '\udcff'])
+@example(['lock', 'show', '\0'])
 def check_commands(there: pathlib.Path, said: pytest.CaptureFixture[str],
                    command: list[str]) -> None:
     before = living(there)
@@ -123,6 +127,16 @@ def test_what_the_demo_cannot_play_is_a_sentence(capfd: pytest.CaptureFixture[st
     check_demo(capfd)
 
 
+QUERY = st.lists(st.just('password=geheim') | st.builds('{}={}'.format, st.sampled_from([
+    'client_flag', 'local_infile', 'timeout', 'ssl_ca', 'ssl', 'sslmode', 'charset', 'port', 'host',
+    'plugin', 'isolation_level', 'use_unicode', 'cached_statements', 'odd', 'unix_socket',
+    'read_timeout', 'check_same_thread', 'detect_types', 'uri']), st.sampled_from([
+        'x', '', '1', '-1', 'true', 'a:b:c', '/nowhere', '\0', '%zz', 'ü'])),
+    max_size=3).map('&'.join)
+URLS = st.builds('{}://{}{}/{}?{}'.format, st.sampled_from(
+    ['mysql', 'mariadb', 'postgresql', 'sqlite', 'mysql+pymysql', 'mysql+odd', 'oracle']),
+    st.sampled_from(['', 'u:geheim@h', 'u:geheim@[::1]', 'h']), st.sampled_from(['', ':1', ':x']),
+    st.sampled_from(['d', '', '/d', ':memory:']), QUERY)
 PARTS = st.sampled_from([
     'mysql', 'postgresql', 'sqlite', 'mariadb', 'oracle', '+pymysql', '+odd', '://', ':///', '/',
     'u:geheim@', '@', 'host', '[::1]', '[', ':3306', ':port', ':99999999', '?', '&', '=', 'ssl_ca',
@@ -131,7 +145,8 @@ PARTS = st.sampled_from([
 
 
 @bounded(400)
-@given(st.lists(PARTS, max_size=9).map(''.join), st.lists(PARTS, max_size=4).map(''.join))
+@given(URLS | st.lists(PARTS, max_size=9).map(''.join),
+       QUERY | st.lists(PARTS, max_size=4).map(''.join))
 def test_a_url_is_taken_or_refused_without_its_password(url: str, parameters: str) -> None:
     try:
         database = Database(url, parameters=parameters)

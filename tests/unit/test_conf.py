@@ -240,3 +240,11 @@ def test_the_generator_of_the_sample_finds_every_option() -> None:
     assert group == 'liveness'
     assert {field.name for field in dataclasses.fields(conf.Settings)} == (
         {option.name for option in options} - {'enabled'})
+
+
+@pytest.mark.parametrize('asked', [float('inf'), float('nan'), 1e308])
+def test_who_asks_for_more_than_the_options_allow_is_watched_for_the_longest_they_allow(
+        asked: float) -> None:
+    assert conf.window_for(asked) == conf.window_for(conf.LONGEST_FENCE_SECONDS) < 4000
+    longest = conf.Settings(fence_time=3600, stall_time=60)
+    assert longest.asked_fence_time <= conf.LONGEST_FENCE_SECONDS

@@ -188,3 +188,8 @@ def test_a_program_may_have_any_name(start: Callable[..., Any]) -> None:
 
     waiting.wait_until(renamed, 30, 'The new name')
     assert prove(described(process.pid), Process.current()) is Proof.RUNNING
+
+
+def test_a_number_that_no_process_has_proves_nothing() -> None:
+    me = engine.Process.current()
+    assert engine.prove(dataclasses.replace(me, pid=2**40), me) is engine.Proof.NONE

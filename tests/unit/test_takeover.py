@@ -35,6 +35,7 @@ class Work:
         self.asked: list[str] = []
         self.questions = 0
         self.reclaims = 0
+        self.reclaim_error: errors.LivenessError | None = None
         self.refuses: set[str] = set()
 
     def claim(self, owner: ServiceRow) -> Claim:
@@ -50,6 +51,8 @@ class Work:
     def reclaim(self) -> int:
         self.reclaims += 1
         self.doubts = False
+        if self.reclaim_error is not None:
+            raise self.reclaim_error
         return 0
 
     def owners(self, engine_ids: Collection[str]) -> set[str]:
@@ -259,3 +262,17 @@ def test_the_work_of_who_left_is_taken_over_too(caplog: pytest.LogCaptureFixture
     row = dataclasses.replace(fakes.service_row('x'), state='left')
     assert taker.takeover.sweep([row]) == 2
     assert 'has taken over 2 pieces of work of engine x (left)' in caplog.text
+
+
+def test_own_work_that_cannot_be_claimed_stands_in_nobodys_way() -> None:
+    """I8."""
+    taker = Taker(x=1)
+    taker.work.reclaim_error = errors.DataRefused('A number cannot be raised.')
+    with pytest.raises(errors.DataRefused):
+        taker.sweep('x')
+    assert taker.work.pieces == {'x': 0}
+    held = Taker(x=1)
+    held.work.reclaim_error = errors.EngineHeld('No beat.')
+    with pytest.raises(errors.EngineHeld):
+        held.sweep('x')
+    assert held.work.pieces == {'x': 1}
