@@ -57,7 +57,7 @@ demo: $(VENV)/stamp-demo
 test: $(VENV)/stamp-test
 	@tools/packages.sh $(MARIADB) $(GALERA) postgresql
 	$(BIN)/pytest tests --ignore=tests/heat --ignore=tests/heat_versions \
-	    --ignore=tests/faults $(PYTEST_ARGS)
+	    --ignore=tests/faults -n 2 --dist worksteal $(PYTEST_ARGS)
 
 simulate: $(VENV)/stamp-test
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --from $(FROM) --minutes $(MINUTES)
