@@ -29,7 +29,7 @@ from tests.bed.mariadb import MariaDB
 from tests.bed.waiting import wait_until
 from tests.processes.fleet import Fleet
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(600)]
 
 LONG = bool(os.environ.get('LONG'))
 # Beats for longer than a verdict would take that the failover had forged.

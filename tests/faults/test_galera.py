@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from tests.bed.galera import Cluster
 from tests.bed.waiting import wait_until
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(300)]
 
 # The others hang or are killed as well, and take as long again.
 FEW = {'a node hangs', 'two nodes are killed', 'all nodes are killed'}

@@ -31,7 +31,7 @@ from heat_liveness.db.database import Database
 from tests.bed.galera import Cluster
 from tests.bed.waiting import wait_until
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(600)]
 
 NUMBERS = 1_000_000
 
