@@ -169,8 +169,9 @@ class Database:
             raise errors.ConfigError(
                 f'The database {self.name} cannot be used: {sentence(error)} See to what stands '
                 f'behind the ? in [database] connection, and to connection_parameters.') from error
-        exc_filters.register_engine(engine)
+        # Before those of oslo.db, the first of which that raises ends the row.
         event.listen(engine, 'handle_error', _drop_if_misplaced)
+        exc_filters.register_engine(engine)
         if self.backend == 'postgresql':
             # Imported here, as psycopg is there only where PostgreSQL is used.
             from heat_liveness.db import postgresql

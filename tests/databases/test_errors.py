@@ -159,20 +159,30 @@ def kill_clients(found: Server, database: str | None) -> None:
 
 def test_a_server_that_only_reads_refuses_for_certain(
         server_bed: Bed, database_server: Server) -> None:
-    """I16: a failover leaves the old primary like that."""
+    """I16: a failover leaves the old primary like that, and a proxy knows the new one."""
     server_bed.engine('e1')
     database = sa.make_url(server_bed.url).database
     if database_server.drivername.startswith('mysql'):
         database_server.execute('SET GLOBAL read_only = 1')
+        mine = 'SELECT CONNECTION_ID()'
         undo = 'SET GLOBAL read_only = 0'
     else:
         database_server.execute(
             f'ALTER DATABASE "{database}" SET default_transaction_read_only = on')
+        mine = 'SELECT pg_backend_pid()'
         undo = f'ALTER DATABASE "{database}" RESET default_transaction_read_only'
     second = Bed(server_bed.url)
+
+    def connection_id() -> int:
+        with second.database.autocommit() as connection:
+            return int(connection.scalar(sa.text(mine)))
+
     try:
+        before = connection_id()
+        assert connection_id() == before
         with pytest.raises(errors.DatabaseError) as caught:
             second.members.drain('e1')
+        assert connection_id() != before, 'it connects again'
         assert type(caught.value) is errors.DatabaseError
         assert 'refused' in str(caught.value)
         assert second.row('e1').state == 'up'
