@@ -27,7 +27,7 @@ from tests.bed.galera import Cluster
 from tests.bed.haproxy import HAProxy
 from tests.bed.mariadb import MariaDB
 from tests.bed.waiting import wait_until
-from tests.processes.fleet import Fleet
+from tests.processes.fleet import Engine, Fleet
 
 pytestmark = [pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -61,9 +61,10 @@ def fleet(proxy: HAProxy, galera: Cluster, tmp_path: pathlib.Path) -> Iterator[F
     yield from through(proxy, galera, tmp_path)
 
 
-def wait_for_beats(fleet: Fleet) -> None:
-    for engine in fleet.engines:
-        fleet.wait_for_count(engine, fleet.row(engine).report_count + BEATS)
+def wait_for_beats(fleet: Fleet, *engines: Engine) -> None:
+    counts = {engine: fleet.row(engine).report_count + BEATS for engine in engines}
+    for engine, count in counts.items():
+        fleet.wait_for_count(engine, count)
 
 
 @pytest.mark.parametrize(('proxy', 'harm'), [
@@ -78,7 +79,7 @@ def test_the_writer_goes_and_comes_back(
     fleet.wait_for_beats(*fleet.engines)
     galera.heal()
     wait_until(lambda: not proxy.drops(writer), 120, 'The notice that the writer is back')
-    wait_for_beats(fleet)
+    wait_for_beats(fleet, *fleet.engines)
     fleet.assert_undisturbed(*'abc')
 
 
@@ -125,8 +126,7 @@ def test_a_failover_that_loses_the_last_commits(plain: Fleet, mariadb: MariaDB) 
     # The dead engine is found dead again, and what it had is taken over again.
     plain.wait_until_dead(early[0])
     plain.wait_until_owned('a', *alive)
-    for engine in alive:
-        plain.wait_for_count(engine, plain.row(engine).report_count + BEATS)
+    wait_for_beats(plain, *alive)
     assert {entry.engine_id for entry in plain.deaths} == {plain.row(early[0]).engine_id}
     assert all(engine.running for engine in alive)
     plain.let_tasks_end()
