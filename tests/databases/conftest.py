@@ -96,6 +96,13 @@ class Statements(list[str]):
         self.append(statement)
 
 
+def skip_on_galera(database: Database) -> None:
+    """Skip what rests on locks of the server: on Galera they stay on one node."""
+    with database.autocommit():
+        if database.galera:
+            pytest.skip('No lock of a row, or by a name, reaches another node.')
+
+
 def at_once(*calls: Callable[[], T]) -> list[T | BaseException]:
     """Make calls on threads that start together; return what each returned or raised."""
     barrier = threading.Barrier(len(calls))

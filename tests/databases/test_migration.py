@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from heat_liveness import errors
 from heat_liveness.db import migration, models, schema
 from heat_liveness.db.database import Database
-from tests.databases.conftest import at_once
+from tests.databases.conftest import at_once, skip_on_galera
 
 TABLES = {*models.metadata.tables, models.VERSION_TABLE}
 
@@ -94,6 +94,7 @@ def test_sync_makes_the_tables_and_says_from_where_to_where(database: Database) 
 
 
 def test_several_syncs_at_once_do_the_work_once(database: Database) -> None:
+    skip_on_galera(database)
     others = [Database(database.url.render_as_string(hide_password=False),
                        read_timeout=migration.LOCK_SECONDS + 10) for _ in range(4)]
     results = at_once(*(lambda one=one: migration.sync(one) for one in others))  # type: ignore[misc]
@@ -109,6 +110,7 @@ def test_a_sync_does_not_wait_for_another_for_ever(
         database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     if database.backend != 'mysql':
         pytest.skip('Its wait is bounded like any other.')
+    skip_on_galera(database)
     monkeypatch.setattr(migration, 'LOCK_SECONDS', 1)
     with database.transaction() as connection:
         connection.execute(sa.select(sa.func.get_lock('liveness_db_sync', 1)))
