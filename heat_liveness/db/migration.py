@@ -62,7 +62,7 @@ def sync(database: Database) -> tuple[str | None, str]:
 
 
 def _sync(database: Database) -> tuple[str | None, str]:
-    with database.transaction() as connection, _alone(database, connection):
+    with _alone(database) as connection:
         before = _current(connection)
         _refuse_newer(database, before)
         alembic = config.Config()
@@ -97,7 +97,7 @@ def drop(database: Database) -> bool:
     :raises SchemaError: the tables are of a version that this code does not know
     :raises DatabaseError: the database could not be reached, or refused
     """
-    with database.transaction() as connection, _alone(database, connection):
+    with _alone(database) as connection:
         before = _current(connection)
         _refuse_newer(database, before)
         models.metadata.drop_all(connection)
@@ -166,16 +166,26 @@ def _script_location() -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def _alone(database: Database, connection: sa.Connection) -> Iterator[None]:
-    if database.backend == 'postgresql':
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK_NUMBER)))
-    elif database.backend == 'mysql':
+def _alone(database: Database) -> Iterator[sa.Connection]:
+    """Lend a transaction that has ended when another sync begins its own."""
+    with _named_lock(database), database.transaction() as connection:
+        if database.backend == 'postgresql':
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK_NUMBER)))
+        yield connection
+
+
+@contextlib.contextmanager
+def _named_lock(database: Database) -> Iterator[None]:
+    """Hold MySQL's lock on a connection of its own, as it has to outlast the COMMIT."""
+    if database.backend != 'mysql':
+        yield
+        return
+    with database.autocommit() as connection:
         if not connection.scalar(sa.select(sa.func.get_lock(_LOCK_NAME, LOCK_SECONDS))):
             raise errors.DatabaseError(
                 f'Another "db sync" of {database.name} has not ended within {LOCK_SECONDS} s: '
                 f'look for it, and try again.')
-    try:
-        yield
-    finally:
-        if database.backend == 'mysql':
+        try:
+            yield
+        finally:
             connection.execute(sa.select(sa.func.release_lock(_LOCK_NAME)))
