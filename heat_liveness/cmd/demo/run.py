@@ -196,7 +196,8 @@ class Run:
         self._held: set[tuple[str | None, str]] = set()
         self._at_work: set[str | None] = set()
         """Which engines have begun something since the last look."""
-        self._journalled = 0
+        self._told: set[int] = set()
+        """The journal's entries that were told.  Their ids need not be seen in their order."""
 
     def prepare(self) -> None:
         """Create the tables that are missing.
@@ -283,6 +284,8 @@ class Run:
 
     def _look(self) -> None:
         """See what the database says, and tell what is new."""
+        # Before the rows, so that who is told to be dead is dead in its row as well.
+        entries = self._journal.search()
         rows = {row.engine_id: row for row in self._members.all()}
         for each in self._engines:
             each.row = rows.get(each.engine_id, each.row)
@@ -290,10 +293,10 @@ class Run:
         held = {(each.engine_id, each.name) for each in self._resources}
         self._at_work = {engine_id for engine_id, _ in held - self._held}
         self._held = held
-        for entry in self._journal.search():
-            if entry.id > self._journalled and entry.engine_id in self._by_id():
+        for entry in entries:
+            if entry.id not in self._told and entry.engine_id in self._by_id():
                 self._tell(entry)
-                self._journalled = entry.id
+                self._told.add(entry.id)
 
     def _by_id(self) -> Mapping[str | None, Engine]:
         return {each.engine_id: each for each in self._engines}
