@@ -133,7 +133,7 @@ class Membership:
         self._set_timer(started)
         try:
             self._members.insert(self.identity, self._settings.report_interval,
-                                 self._settings.asked_fence_time)
+                                 self._settings.asked_fence_time, self._count)
         except errors.LockHeld:
             self.state = State.JOINING
             self._rejoin()
@@ -151,7 +151,10 @@ class Membership:
     def _rejoin(self) -> None:
         """An earlier join went through after all, although its reply was lost."""
         if not self._beat_once():
-            self._end('was declared dead before it had joined')
+            self._obey(self._members.read(self.identity.engine_id))
+            raise errors.DatabaseError(
+                f'The database has a row of engine {self.identity.engine_id}, and yet no beat '
+                f'finds it: a node of it is behind, or somebody removes rows.')
         self.state = State.JOINED
 
     def beat(self) -> float:

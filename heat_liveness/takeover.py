@@ -35,7 +35,8 @@ while more may be had.  An owner with nothing more is asked about again only eve
 have gained it a lock.
 
 **Forget.**  A dead row goes when it owns nothing and has been dead for ``purge_after``,
-longer than any transaction lives.
+longer than any transaction lives.  That is the database's time, and a clock may be set: so it has
+to be found at two looks one after the other, ten times ``service_down_time`` apart on our own.
 """
 
 import logging
@@ -72,6 +73,8 @@ class Takeover:
         """Ended engines with more for the taking; an observer shows them only for a while."""
         self._looked_after_itself: float | None = None
         self._purged: float | None = None
+        self._purgeable: set[str] = set()
+        """What was found to have ended long ago when last looked for."""
 
     def sweep(self, ended: Sequence[ServiceRow]) -> int:
         """Take over what there is room for; return the number of pieces.
@@ -148,8 +151,10 @@ class Takeover:
         if self._purged is not None and now - self._purged < period:
             return
         self._purged = now
-        candidates = self._members.purgeable(self._me, self._settings.purge_after)
-        idle = set(candidates) - self._work.owners(candidates)
+        candidates = set(self._members.purgeable(self._me, self._settings.purge_after))
+        # The database's clock may have been set; between two looks our own has gone on.
+        known, self._purgeable = candidates & self._purgeable, candidates
+        idle = known - self._work.owners(known)
         gone = self._members.purge(sorted(idle), self._me.engine_id)
         for engine_id in gone:
             self._relieved.pop(engine_id, None)

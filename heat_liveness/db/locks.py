@@ -22,7 +22,7 @@ import dataclasses
 import datetime
 import json
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -124,8 +124,9 @@ class Locks:
     def acquire(self, name: str, task: str, arguments: object, engine_id: str) -> LockRow:
         """Take a lock that nobody holds, with the work to do under it.
 
-        One autocommit statement decides: an UPDATE of a row that is free, or the INSERT of
-        a new one.
+        One statement decides: an UPDATE of a row that is free, or the INSERT of a new one.
+        The row is read in the same transaction: one whose generation were not that of this
+        acquisition, as a node that is behind has it, would be worked on unfenced.
 
         :raises LockHeld: somebody holds it, or it is quarantined
         :raises EngineDead: the engine is not alive
@@ -137,21 +138,28 @@ class Locks:
                 f'the same without: choose another.')
         work = {'task': task, 'arguments': _encode(arguments), 'progress': 'null',
                 'status': 'in_progress', 'engine_id': engine_id, 'takeovers': 0}
-        with self._database.autocommit() as connection:
+        try:
+            return self._acquire(name, work, engine_id)
+        except errors.LockHeld:
+            raise errors.LockHeld(
+                f'The lock {name} is held by another task; wait until it is done.') from None
+
+    @again_if_contended
+    def _acquire(self, name: str, work: Mapping[str, object], engine_id: str) -> LockRow:
+        with self._database.transaction() as connection:
             taken = connection.execute(
                 _t.update()
                 .where(_t.c.name == name, _t.c.engine_id.is_(None), _t.c.status.in_(_FREE),
                        alive(engine_id))
                 .values(generation=_t.c.generation + 1, reason=None, history='',
                         updated_at=times.now(), **work)).rowcount
-        if not taken:
-            self._insert(name, work, engine_id)
-        row = self.find(name)
-        if row is None or row.engine_id != engine_id:
-            raise errors.LockLost(f'The lock {name} was lost as soon as it was acquired.')
-        return row
+            if not taken:
+                self._insert(connection, name, work, engine_id)
+            return LockRow(*connection.execute(sa.select(*_ALL).where(_t.c.name == name)).one())
 
-    def _insert(self, name: str, work: dict[str, object], engine_id: str) -> None:
+    @staticmethod
+    def _insert(connection: sa.Connection, name: str, work: Mapping[str, object],
+                engine_id: str) -> None:
         values = {'name': name, 'generation': 1, 'history': '', **work}
         columns = [*values, 'created_at', 'updated_at']
         source = sa.select(*(sa.literal(value, _t.c[key].type) for key, value in values.items()),
@@ -159,13 +167,7 @@ class Locks:
         # Without the option psycopg's count is lost with the cursor: -1.
         statement = _t.insert().from_select(columns, source).execution_options(
             preserve_rowcount=True)
-        try:
-            with self._database.autocommit() as connection:
-                inserted = connection.execute(statement).rowcount
-        except errors.LockHeld:
-            raise errors.LockHeld(
-                f'The lock {name} is held by another task; wait until it is done.') from None
-        if not inserted:
+        if not connection.execute(statement).rowcount:
             raise errors.EngineDead(
                 f'Engine {engine_id} is not alive, so it cannot acquire the lock {name}.')
 
@@ -217,7 +219,7 @@ class Locks:
 
     @again_if_contended
     def take_over(self, owner: ServiceRow, taker_id: str, limit: int,
-                  tainted: bool) -> list[HeldLock]:
+                  tainted: bool, poison: int | None = None) -> list[HeldLock]:
         """Move at most ``limit`` locks of an ended engine to the taker; return those it won.
 
         SKIP LOCKED lets survivors pass each other where the database has it.  What decides
@@ -227,16 +229,19 @@ class Locks:
 
         :param tainted: take work whose owner has died before, instead of work whose
             owners have not
+        :param poison: leave what has been taken over so often from owners that died
         """
+        fits = _t.c.takeovers > 0 if tainted else _t.c.takeovers <= 0
+        if poison is not None:
+            fits &= _t.c.takeovers < poison
         try:
-            return self._take_over(owner, taker_id, limit, tainted)
+            return self._take_over(owner, taker_id, limit, fits)
         except errors.Contended:
             self._apart = True
             raise
 
     def _take_over(self, owner: ServiceRow, taker_id: str, limit: int,
-                   tainted: bool) -> list[HeldLock]:
-        fits = _t.c.takeovers > 0 if tainted else _t.c.takeovers <= 0
+                   fits: sa.ColumnElement[bool]) -> list[HeldLock]:
         with self._database.transaction() as connection:
             rows = self._lock(connection, owner, fits, min(limit, MOST_ROWS))
             if not rows:

@@ -208,15 +208,17 @@ class NativeWork:
         """Take one piece whose owners died before, unless one runs here; set poison aside.
 
         To look for poison is to read all the owner's locks, so it comes when the rest is gone.
+        What another survivor has locked is not set aside by this one, and not taken either.
         """
-        if owner.blamed:
-            for row in self._locks.quarantine(owner, self._me, self._settings.max_takeovers):
+        poison = self._settings.max_takeovers if owner.blamed else None
+        if poison is not None:
+            for row in self._locks.quarantine(owner, self._me, poison):
                 LOG.warning('The lock %s is quarantined: its owners died %d times. See '
                             '"heat-liveness-manage lock show %s".', row.name,
                             row.takeovers + 1, row.name)
         if self._runs_tainted():
             return []
-        return self._locks.take_over(owner, self._me, 1, tainted=True)
+        return self._locks.take_over(owner, self._me, 1, tainted=True, poison=poison)
 
     def _runs_tainted(self) -> bool:
         """Whether work whose owner has died before runs here."""
@@ -341,6 +343,8 @@ class NativeWork:
             if (uncertain and now is not None and now.generation == row.generation
                     and now.status == values.get('status')):
                 return
+            # A caller of acquire() need not say that he has let go of what he has lost.
+            self._let_go(row)
             holder = 'nobody' if now is None or now.engine_id is None else now.engine_id
             raise errors.LockLost(
                 f'The lock {row.name} is not held by engine {row.engine_id} under generation '

@@ -205,9 +205,9 @@ class Cell:
         self.ended.append(reason)
 
     def go_on(self) -> None:
-        """Beat and look, for longer than any verdict here takes."""
-        for _ in range(STEPS):
-            self.clock.forward(STEP_SECONDS)
+        """Beat and look, for longer than any verdict here takes, and until it forgets."""
+        for seconds in [STEP_SECONDS] * STEPS + [10 * SETTINGS.service_down_time]:
+            self.clock.forward(seconds)
             # The other one beats meanwhile.
             assert self.bed.members.beat('other')
             assert self.live.membership.beat() > 0

@@ -325,13 +325,15 @@ class Locks:
                 created_at=_EPOCH, updated_at=_EPOCH, **{**work, 'engine_id': None}), 'acquire',
                 engine_id=engine_id)
             return True
-        if not self._database.autocommit(update) and not self._database.autocommit(insert):
-            raise errors.EngineDead(
-                f'Engine {engine_id} is not alive, so it cannot acquire the lock {name}.')
-        row = self.find(name)
-        if row is None or row.engine_id != engine_id:
-            raise errors.LockLost(f'The lock {name} was lost as soon as it was acquired.')
-        return row
+
+        def body(session: Session) -> LockRow:
+            if not session(update) and not session(insert):
+                raise errors.EngineDead(
+                    f'Engine {engine_id} is not alive, so it cannot acquire the lock {name}.')
+            row: LockRow = session(lambda tx: tx.get('lock', name))
+            return row
+        taken: LockRow = self._database.transaction(body)
+        return taken
 
     def write(self, row: LockRow, **values: Any) -> bool:
         name, me = row.name, str(row.engine_id)
@@ -377,12 +379,14 @@ class Locks:
         return found
 
     def take_over(self, owner: ServiceRow, taker_id: str, limit: int,
-                  tainted: bool) -> list[HeldLock]:
+                  tainted: bool, poison: int | None = None) -> list[HeldLock]:
         entry = history_entry(owner, taker_id)
 
+        def fits(row: LockRow) -> bool:
+            return (row.takeovers > 0) is tainted and (poison is None or row.takeovers < poison)
+
         def body(session: Session) -> list[LockRow]:
-            rows: list[LockRow] = session(self._lock(
-                owner, lambda row: (row.takeovers > 0) is tainted, limit))
+            rows: list[LockRow] = session(self._lock(owner, fits, limit))
             if not rows:
                 return []
             moved = session(self._move(

@@ -48,8 +48,6 @@ from tests.simulation.plan import Incident, Job, Plan
 from tests.simulation.scheduler import Clock, Hub, Process
 from tests.simulation.store import Cluster, Node
 
-CONVERGENCE = 900.0
-"""Seconds after the end of all faults in which all work ends; a poison takes four deaths."""
 DETECTION = 300.0
 
 
@@ -423,13 +421,23 @@ class World:
         for job in plan.jobs:
             self.hub.at(job.at, self.submit, job)
         self.hub.at(plan.duration, self.heal)
-        self.hub.run(plan.duration + CONVERGENCE, self.settled)
+        self.hub.run(plan.duration + convergence(plan), self.settled)
 
     def bury(self) -> None:
         """Leave no thread behind."""
         for engine in self.engines:
             engine.dead = True
             engine._bury()
+
+
+def convergence(plan: Plan) -> float:
+    """Return the seconds after the end of all faults in which all work ends.
+
+    A poison takes several deaths, one after the other, perhaps with nobody left in between.
+    """
+    deaths = conf.Settings(**plan.settings[0]).max_takeovers + 1
+    poisons = [job for job in plan.jobs if job.outcome == 'poison']
+    return 900 + sum(deaths * (plan.restart + job.pace) for job in poisons)
 
 
 def rules(plan: Plan) -> checker.Rules:
@@ -439,7 +447,7 @@ def rules(plan: Plan) -> checker.Rules:
         fence_time=min(each.fence_time for each in settings),
         service_down_time=max(each.service_down_time for each in settings),
         max_takeovers=settings[0].max_takeovers, purge_after=settings[0].purge_after,
-        detection=DETECTION, convergence=CONVERGENCE - 300,
+        detection=DETECTION, convergence=convergence(plan) - 300,
         statement_time=LONGEST_LATE + plan.longest + 10)
 
 
@@ -473,7 +481,7 @@ def run(plan: Plan, guards: rooms.Guards | None = None) -> Outcome:
     finally:
         logging.disable(logging.NOTSET)
     faults += checker.check(world.events, rules(plan))
-    if world.hub.now > plan.duration + CONVERGENCE - 5:
+    if world.hub.now > plan.duration + convergence(plan) - 5:
         faults += [checker.Fault(8, f'Engine {row.engine_id} still owns the lock {row.name} under '
                                     f'generation {row.generation} at the end of the run.')
                    for row in world.cluster.nodes[0].rows['lock'].values()

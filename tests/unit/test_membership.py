@@ -115,10 +115,26 @@ def test_an_engine_declared_dead_before_it_knew_that_it_had_joined_ends(
     with pytest.raises(errors.UnclearOutcome):
         one.membership.join()
     table.end('me')
-    with pytest.raises(errors.EngineDead, match=r'^Engine me was declared dead before it had '
-                       r'joined; it ends, and its supervisor starts a new one\.$'):
+    with pytest.raises(errors.EngineDead, match=r'^Engine me was declared dead by another '
+                       r'\(watched\); it ends, and its supervisor starts a new one\.$'):
         one.membership.join()
     assert one.membership.state is State.JOINING
+
+
+def test_an_engine_whose_row_is_not_everywhere_yet_has_not_joined_and_lives(
+        table: fakes.Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I11: on a node that is behind a beat finds no row, which is no verdict."""
+    one = fakes.Engine('me', table)
+    table.lost_replies = 1
+    with pytest.raises(errors.UnclearOutcome):
+        one.membership.join()
+    with monkeypatch.context() as patch:
+        patch.setattr(table, 'beat', lambda engine_id: False)
+        with pytest.raises(errors.DatabaseError, match='no beat finds it'):
+            one.membership.join()
+    assert one.membership.state is State.JOINING
+    one.membership.join()
+    assert one.membership.state is State.JOINED
 
 
 def test_an_engine_that_finds_its_row_there_has_not_joined_before_it_beats(
