@@ -199,7 +199,7 @@ def _survive(url: str, dead: ServiceRow, taker_id: str) -> _Share:
         computed = time.process_time()
         ids: list[int] = []
         refused = 0
-        while True:
+        while clock.now() - started < beds.TIMEOUT_SECONDS:
             try:
                 rows = locks.take_over(dead, taker_id, MOST_ROWS, tainted=False)
             except errors.UnclearOutcome:
@@ -215,6 +215,7 @@ def _survive(url: str, dead: ServiceRow, taker_id: str) -> _Share:
                 return _Share(ids, started, last, refused, time.process_time() - computed)
             else:
                 clock.wait(threading.Event(), LOOK_AGAIN_SECONDS)
+    raise TimeoutError(f'{taker_id} has not seen the end of it in {beds.TIMEOUT_SECONDS} s.')
 
 
 def _verify(database: Database, shares: dict[str, _Share], locks: int) -> None:
