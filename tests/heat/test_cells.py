@@ -56,7 +56,7 @@ def can_be_lost(action: str, window: str) -> bool:
     if window == 'begun':
         # Later, a wish is lost of which nobody has been told that it is fulfilled.
         return action == 'create'
-    if window == 'failed':
+    if window in {'broken', 'failed'}:
         return action == 'rollback'
     if action.startswith('scaling'):
         # To Heat a nested stack is a nested stack.

@@ -39,11 +39,11 @@ RECOVERY_SECONDS = 180.0
 
 LOCKED = 'locked'
 WINDOWS = {'begun': 'W0', 'stored': 'W0', 'pointed': 'W0', 'leaf': 'W0', 'taken': 'W1',
-           LOCKED: 'W2', 'done': 'W3', 'ready': 'W4', 'joined': 'W4', 'marked': 'W5',
-           'failed': 'W5'}
+           LOCKED: 'W2', 'done': 'W3', 'broken': 'W3', 'ready': 'W4', 'joined': 'W4',
+           'marked': 'W5', 'failed': 'W5'}
 """Where an engine ends, as the plug-in names it that strikes there, and what that is called."""
 
-OF_THE_STACK = ('begun', 'stored', 'pointed', 'joined', 'marked', 'failed')
+OF_THE_STACK = ('begun', 'stored', 'pointed', 'broken', 'joined', 'marked', 'failed')
 BEFORE_THE_ANSWER = ('begun', 'stored', 'pointed', 'leaf')
 """Windows in which the engine may end that has still to answer the user."""
 

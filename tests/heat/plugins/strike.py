@@ -29,6 +29,7 @@ and everyone who comes there is struck.
 ``leaf``    W0  the message for the ``nth`` leaf is not sent
 ``taken``   W1  a message is taken, and its resource not locked
 ``done``    W3  the resource is done and unlocked, and nobody knows it
+``broken``  W3  the resource has failed and is unlocked, and the stack not marked as failed
 ``ready``   W4  the sync point of the resource is complete, and its message not sent
 ``joined``  W4  all is done, and the stack not marked as complete
 ``marked``  W5  the stack is marked, and not cleaned up
@@ -142,6 +143,11 @@ def _at_propagation(self: Any, cnxt: Any, resource_id: Any, current_traversal: A
     _pass_by('done', lambda: stack.name, lambda: rsrc.name, is_update)
 
 
+def _at_failure(self: Any, cnxt: Any, is_update: Any, resource_id: Any, stack: Any,
+                *args: Any, **kwargs: Any) -> None:
+    _pass_by('broken', lambda: stack.name, _no_name)
+
+
 def _at_message(self: Any, ctxt: Any, resource_id: Any, current_traversal: Any, data: Any,
                 is_update: Any, *args: Any, **kwargs: Any) -> None:
     @functools.cache
@@ -182,6 +188,7 @@ def _put_in_place() -> None:
     _before(sync_point, 'create', _at_sync_point)
     _before(check_resource.CheckResource, 'check', _at_check)
     _before(check_resource.CheckResource, '_initiate_propagate_resource', _at_propagation)
+    _before(check_resource.CheckResource, '_handle_resource_failure', _at_failure)
     _before(worker_client.WorkerClient, 'check_resource', _at_message)
     _before(stack.Stack, 'mark_complete', _at_stack('joined'))
     _before(stack.Stack, 'purge_db', _at_stack('marked'))
