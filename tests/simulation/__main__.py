@@ -26,6 +26,9 @@ from tests.simulation import plan as plans
 from tests.simulation import world
 from tests.simulation.shrink import shrink
 
+PROGRESS = 1000
+"""After how many runs it is told how far it has come."""
+
 
 def report(outcome: world.Outcome, events: int) -> None:
     """Print a run that failed."""
@@ -75,6 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
                 print('It is not the same when it is run again.', flush=True)
             if options.attempts:
                 report(shrunk(outcome, options.attempts), options.events)
+        if runs % PROGRESS == 0:
+            print(f'{runs} runs, up to seed {seed}; {len(failed)} failed.', flush=True)
     spent = time.process_time()
     print(f'{runs} runs from seed {options.first}, {seconds / 3600:.1f} hours of virtual time, '
           f'{calls} round trips, {spent:.0f} s of processor time ({runs / spent:.1f} runs a '

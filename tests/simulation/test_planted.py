@@ -23,9 +23,10 @@ from typing import Any
 import pytest
 
 from heat_liveness import detection, fence, membership
+from heat_liveness.db.locks import LockRow
 from heat_liveness.work import Claim, native
 from tests.simulation import plan as plans
-from tests.simulation import scheduler, world
+from tests.simulation import rooms, scheduler, world
 from tests.simulation.rooms import Guards
 
 SEEDS = 40
@@ -55,26 +56,36 @@ def _no_quarantine(self: native.NativeWork, owner: Any) -> Claim:
     return Claim(self._start(rows), more=bool(rows))
 
 
+_acquire = rooms.Locks.acquire
+
+
+def _acquire_and_ask(self: rooms.Locks, name: str, task: str, arguments: object,
+                     engine_id: str) -> LockRow:
+    return _acquire(self, name, task, arguments, engine_id) and self.find(name)
+
+
 BUGS = (
-    Bug('the generation is not in the WHERE', {2, 3, 9}, 1670,
+    Bug('the generation is not in the WHERE', {2, 3, 9}, 460,
         guards=Guards(generation=False)),
     Bug('neither owner nor generation is in the WHERE', {1, 2, 3},
         guards=Guards(generation=False, owner=False)),
-    Bug('no "I am alive" in the WHERE', {7}, 830,
+    Bug('no "I am alive" in the WHERE', {7}, 970,
         guards=Guards(alive=False)),
     Bug('a declaration without the count', {4}, guards=Guards(count=False)),
     Bug('a beat raises the dead', {7}, guards=Guards(not_dead=False)),
     Bug('a death is not journalled', {18}, guards=Guards(one_journal_row=False)),
-    Bug('gaps count as time of good view', {5, 6, 11},
+    Bug('gaps count as time of good view', {5, 6, 11}, 300,
         replaced=((detection.View, 'look', _no_gap),)),
-    Bug('the gate never closes', {6}, 1000,
+    Bug('the gate never closes', {6}, 500,
         replaced=((fence.Gate, 'held', property(lambda self: False)),)),
-    Bug('the kernel timer ends nobody', {6}, 100,
+    Bug('the kernel timer ends nobody', {6}, 80,
         replaced=((world.Timer, '_look', lambda self: None),)),
-    Bug('nothing is claimed from itself', {8}, 70,
+    Bug('nothing is claimed from itself', {8}, 30,
         replaced=((native.NativeWork, 'reclaim', lambda self: 0),)),
     Bug('nothing is quarantined', {10},
         replaced=((native.NativeWork, 'claim', _no_quarantine),)),
+    Bug('what was acquired is asked for again', {8, 9}, 1000000,
+        replaced=((rooms.Locks, 'acquire', _acquire_and_ask),)),
     Bug('an engine that leaves keeps its timer armed', {11},
         replaced=((membership.Membership, 'disarm', lambda self: None),)),
 )
