@@ -40,7 +40,7 @@ def test_poison_takes_down_few_engines(
         if locked:
             fleet.poison('killer')
         else:
-            fleet.strike('taken', resource='killer', how='worker', keep=True)
+            fleet.strike('taken', resource='killer', is_update=True, how='worker', keep=True)
         began = fleet.now
         stack = fleet.create('poison', templates.poisoned())
         stack.wait_for('CREATE_FAILED', FAILED_SECONDS)
