@@ -87,6 +87,7 @@ class Resource:
     status: str
     engine_id: str | None
     atomic_key: int | None
+    status_reason: str | None
     physical_id: str | None
     replaces: int | None
     template_id: int | None

@@ -513,5 +513,6 @@ def _as_stack(row: Any) -> Stack:
 def _as_resource(row: sa.Row[Any], stack: Stack) -> Resource:
     return Resource(
         id=row.id, name=row.name, action=row.action, status=row.status, engine_id=row.engine_id,
-        atomic_key=row.atomic_key, physical_id=row.nova_instance, replaces=row.replaces,
+        atomic_key=row.atomic_key, status_reason=row.status_reason,
+        physical_id=row.nova_instance, replaces=row.replaces,
         template_id=row.current_template_id, updated_at=row.updated_at, stack=stack)

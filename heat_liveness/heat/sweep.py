@@ -49,12 +49,13 @@ full only when it has been quiet.
 
 import dataclasses
 import logging
+import re
 from collections.abc import Collection, Iterator, Sequence
 
 from heat_liveness import clock as clocks
 from heat_liveness.db.members import Ending
 from heat_liveness.heat import graph
-from heat_liveness.heat.plans import Plan, Resource, Stack
+from heat_liveness.heat.plans import Child, Plan, Resource, Stack
 from heat_liveness.heat.rows import HeatRows, View
 
 LOG = logging.getLogger(__name__)
@@ -186,31 +187,34 @@ class Sweep:
     def _lost(self, view: View, node: graph.Node, policy: Policy,
               quiet: float) -> Iterator[Finding]:
         rows = workers(view, node)
-        if any(row.engine_id is not None for row in rows):
-            # Somebody works on it; if that is a dead engine, its lock is taken over.
-            return
-        if quiet < policy.retry_pause and node.is_update and any(map(_may_be_retried, rows)):
-            return
         children = [child for child in map(view.child, rows) if child is not None]
-        if any(child.in_progress for child in children):
+        if self._waits(node, rows, children, policy, quiet):
             return
-        if self._rows.hooked([row.id for row in rows]):
-            return
-        if view.stack.action == 'DELETE' and policy.abandons:
+        if rows and (reason := failure(rows[0])):
+            yield Finding(view.stack, Plan.FAIL, reason)
+        elif view.stack.action == 'DELETE' and policy.abandons:
             yield Finding(view.stack, Plan.FAIL, _ABANDON)
-            return
-        if half_adopted(view):
+        elif half_adopted(view):
             yield Finding(view.stack, Plan.FAIL, HALF_ADOPTED)
-            return
-        if children and policy.preempts:
+        elif children and policy.preempts:
             LOG.warning(
                 'The message of resource %s of stack %s (%s) seems lost. It is not sent again, as '
                 'engines without this package would interrupt its nested stack if it was not: '
                 'update the stack.', _name(view, node), view.stack.name, view.stack.id)
-            return
-        yield Finding(view.stack, 'send again',
-                      f'nothing has moved for {policy.lost_message_time:g} s', node,
-                      _name(view, node))
+        else:
+            yield Finding(view.stack, 'send again',
+                          f'nothing has moved for {policy.lost_message_time:g} s', node,
+                          _name(view, node))
+
+    def _waits(self, node: graph.Node, rows: Sequence[Resource], children: Sequence[Child],
+               policy: Policy, quiet: float) -> bool:
+        """Return whether a node that does not move is worked on, or waits for something."""
+        # Somebody works on it; if that is a dead engine, its lock is taken over.
+        return (any(row.engine_id is not None for row in rows)
+                or (quiet < policy.retry_pause and node.is_update
+                    and any(map(_may_be_retried, rows)))
+                or any(child.in_progress for child in children)
+                or bool(self._rows.hooked([row.id for row in rows])))
 
 
 _ABANDON = ('stacks may be abandoned here, and nothing tells whether this one is to be deleted or '
@@ -236,7 +240,37 @@ def half_adopted(view: View) -> bool:
     Heat would create it, and a rollback would delete what was adopted before.
     """
     return view.stack.action == 'ADOPT' and any(
-        row.action == 'INIT' for row in view.resources.values())
+        row.action == 'INIT' or (row.action, row.status) == ('ADOPT', 'FAILED')
+        for row in view.resources.values())
+
+
+_TO_NEW_TEMPLATE = ('CREATE', 'ADOPT', 'UPDATE', 'RESTORE')
+"""What stacks do towards a template that no operation had before; a rollback goes to an old one."""
+
+
+def failure(row: Resource) -> str | None:
+    """Return why its stack has to fail, if a resource has surely failed in this very operation.
+
+    Its engine died before it had failed the stack.  Checked once more, it would be replaced, or
+    even be taken for done.
+
+    Heat fails a resource in its own words, unlike whoever takes it from a dead engine, and by
+    then the row names the operation's template.  Not sure are a CREATE and the DELETE before
+    another try to create, as Heat itself may have been about to try again; what failed before
+    its handler ran; and what failed in a rollback.
+    """
+    stack = row.stack
+    sure = (row.status == 'FAILED' and row.action not in {'CREATE', 'DELETE'}
+            and stack.action in _TO_NEW_TEMPLATE and row.template_id == stack.template_id
+            and _heats_own(row))
+    return f'Resource {row.action} failed: {row.status_reason}' if sure else None
+
+
+def _heats_own(row: Resource) -> bool:
+    """Return whether a reason is that of Heat's ResourceFailure: an error, if any, and a path."""
+    name = re.escape(row.name)
+    return re.match(rf'(\w+: )?[Rr]esources(\.{name}|\[{name}\])[:.[]',
+                    row.status_reason or '') is not None
 
 
 def _abandoned(view: View, age: float, policy: Policy) -> Finding | None:

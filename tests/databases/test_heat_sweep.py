@@ -346,6 +346,66 @@ def test_what_was_to_be_adopted_fails_and_what_was_adopted_goes_on(
     assert told(observer.look(QUIET)) == [SENT]
 
 
+# What has failed, though its stack does not know yet.
+
+HEATS = 'ValueError: resources.r1: it was told to'
+OURS = 'Engine dead ended during UPDATE; me took over'
+
+
+@pytest.mark.parametrize(('stack', 'row'), [
+    ('UPDATE', 'UPDATE'), ('RESTORE', 'UPDATE'), ('ADOPT', 'ADOPT'), ('CREATE', 'ADOPT'),
+    ('CREATE', 'CHECK')])
+@pytest.mark.parametrize('reason', [
+    HEATS, 'resources.r1: it was told to', 'Forbidden: Resources.r1: as in a CFN template',
+    'ValueError: resources.r1.resources.inner: it was told to'])
+def test_a_resource_that_has_failed_fails_its_stack_with_the_same_reason(
+        heat: Heat, observer: Observer, stack: str, row: str, reason: str) -> None:
+    """It would be replaced, or (what is external) taken for done."""
+    hang(heat, action=stack, row={'action': row, 'status': 'FAILED', 'status_reason': reason,
+                                  'current_template_id': 2, 'nova_instance': 'old'})
+    observer.endings = []
+    found, = observer.watch()
+    assert told([found]) == [('s1', Plan.FAIL, None, '')]
+    assert found.reason == f'Resource {row} failed: {reason}'
+
+
+def test_a_number_may_be_a_name(heat: Heat, observer: Observer) -> None:
+    hang(heat, action='UPDATE', row={
+        'name': '5', 'action': 'UPDATE', 'status': 'FAILED', 'current_template_id': 2,
+        'status_reason': 'ValueError: resources[5]: it was told to'})
+    assert [found.plan for found in observer.watch()] == [Plan.FAIL]
+
+
+@pytest.mark.parametrize(('stack', 'row'), [
+    ('UPDATE', {'status': 'COMPLETE'}), ('UPDATE', {'status': 'IN_PROGRESS'}),
+    ('UPDATE', {'current_template_id': 1}), ('UPDATE', {'status_reason': OURS}),
+    ('UPDATE', {'status_reason': 'Worker went down during resource UPDATE'}),
+    ('UPDATE', {'status_reason': None}),
+    ('UPDATE', {'status_reason': 'ValueError: resources.r10: of another'}),
+    ('UPDATE', {'action': 'CREATE'}), ('CREATE', {'action': 'CREATE'}),
+    ('CREATE', {'action': 'DELETE'}), ('ROLLBACK', {}), ('CHECK', {'action': 'CHECK'}),
+    ('RESUME', {'action': 'RESUME'}), ('SUSPEND', {}),
+], ids=str)
+def test_a_failure_that_may_be_an_older_one_or_ours_fails_nothing(
+        heat: Heat, observer: Observer, stack: str, row: dict[str, Any]) -> None:
+    hang(heat, action=stack, row={'action': 'UPDATE', 'status': 'FAILED', 'status_reason': HEATS,
+                                  'current_template_id': 2, **row})
+    assert told(observer.watch()) == [SENT]
+
+
+def test_what_was_replaced_may_have_failed(heat: Heat, observer: Observer) -> None:
+    hang(heat, action='UPDATE', row={'action': 'UPDATE', 'status': 'FAILED',
+                                     'status_reason': HEATS, 'current_template_id': 2})
+    heat.resource(10, **{**IDLE, 'name': 'r1', 'replaces': 1})
+    assert told(observer.watch()) == [SENT]
+
+
+def test_what_could_not_be_adopted_is_not_made_instead(heat: Heat, observer: Observer) -> None:
+    hang(heat, ONE, TWO, action='ADOPT', row={'action': 'ADOPT'})
+    heat.change(tables.resource, 2, status='FAILED', nova_instance='old', status_reason=OURS)
+    assert {found.plan for found in observer.watch()} == {Plan.FAIL}
+
+
 # Traversals that were not written out, and ends that were not carried through.
 
 @pytest.mark.parametrize(('action', 'plan'), [

@@ -43,8 +43,8 @@ def stack(action: str = 'CREATE', **changes: Any) -> Stack:
 def resource(action: str = 'CREATE', stack_action: str = 'CREATE', **changes: Any) -> Resource:
     return Resource(**{
         'id': 7, 'name': 'r', 'action': action, 'status': 'IN_PROGRESS', 'engine_id': 'dead',
-        'atomic_key': 1, 'physical_id': 'p', 'replaces': None, 'template_id': OLD,
-        'updated_at': AFTER, 'stack': stack(stack_action), **changes})
+        'atomic_key': 1, 'status_reason': None, 'physical_id': 'p', 'replaces': None,
+        'template_id': OLD, 'updated_at': AFTER, 'stack': stack(stack_action), **changes})
 
 
 def state(row: Resource, decision: Decision) -> tuple[str, str, str | None]:
