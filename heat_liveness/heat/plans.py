@@ -66,15 +66,20 @@ class Stack:
     owner_id: str | None
     template_id: int
     previous_template_id: int | None
-    created_at: datetime.datetime
+    created_at: datetime.datetime | None
     updated_at: datetime.datetime | None
     """When its present operation began; None during its first."""
     timeout_minutes: int | None
 
     @property
+    def began(self) -> datetime.datetime | None:
+        """When its present operation began; None where somebody has written what is no time."""
+        return self.updated_at or self.created_at
+
+    @property
     def operation(self) -> str:
         """Names the present operation: a restarted traversal belongs to the same."""
-        return f'{self.action} {(self.updated_at or self.created_at).isoformat()}'
+        return f'{self.action} {self.began.isoformat() if self.began else "at no time"}'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -210,8 +215,8 @@ def _update(row: Resource) -> Decision:
     if row.template_id == stack.template_id:
         return Decision(Plan.REPLACE, 'it has its new template already, so Heat would take its '
                         'half-made update for done', status=_FAILED)
-    began_after = (row.updated_at is not None
-                   and row.updated_at >= (stack.updated_at or stack.created_at))
+    began_after = (row.updated_at is not None and stack.began is not None
+                   and row.updated_at >= stack.began)
     if row.template_id == stack.previous_template_id or began_after:
         return Decision(Plan.RUN_AGAIN, 'an update in place may be run twice')
     return Decision(Plan.REPLACE, 'its update was that of an earlier operation', status=_FAILED)

@@ -22,6 +22,7 @@ happen then stands in the journal (:mod:`.orders`), written in the same transact
 """
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
@@ -46,10 +47,10 @@ _stack = sa.table('stack', *map(sa.column, (
     'id', 'name', 'action', 'status', 'convergence', 'current_traversal', 'current_deps',
     'deleted_at', 'owner_id', 'parent_resource_name', 'raw_template_id',
     'prev_raw_template_id', 'timeout', 'status_reason')),
-    sa.column('created_at', sa.DateTime()), sa.column('updated_at', sa.DateTime()))
+    sa.column('created_at', times.Time()), sa.column('updated_at', times.Time()))
 _resource = sa.table('resource', *map(sa.column, (
     'id', 'name', 'action', 'status', 'status_reason', 'engine_id', 'atomic_key', 'stack_id',
-    'nova_instance', 'replaces', 'current_template_id')), sa.column('updated_at', sa.DateTime()))
+    'nova_instance', 'replaces', 'current_template_id')), sa.column('updated_at', times.Time()))
 _point = sa.table('sync_point', *map(sa.column, (
     'entity_id', 'traversal_id', 'atomic_key', 'stack_id', 'input_data')),
     sa.column('is_update', sa.Boolean()))
@@ -57,7 +58,7 @@ _data = sa.table('resource_data', *map(sa.column, ('resource_id', 'key', 'value'
 _snapshot = sa.table('snapshot', sa.column('id'))
 _service = sa.table(
     'service', *map(sa.column, ('engine_id', 'deleted_at', 'report_interval')),
-    sa.column('created_at', sa.DateTime()), sa.column('updated_at', sa.DateTime()))
+    sa.column('created_at', times.Time()), sa.column('updated_at', times.Time()))
 
 _AT_WORK = (_stack.c.status.in_(('IN_PROGRESS', 'FAILED')), _stack.c.convergence.is_(sa.true()),
             _stack.c.deleted_at.is_(None))
@@ -358,7 +359,9 @@ class HeatRows:
             rows = [row for which in (open_ended, leftover) for row in connection.execute(
                 sa.select(*_STACK, times.age(began).label('age')).where(
                     _stack.c.convergence.is_(sa.true()), _stack.c.deleted_at.is_(None), which))]
-        return [(_as_stack(row), float(row.age)) for row in {row.id: row for row in rows}.values()]
+        # What began at no time began long ago: it must not keep the others from being seen.
+        return [(_as_stack(row), math.inf if row.age is None else float(row.age))
+                for row in {row.id: row for row in rows}.values()]
 
     def prints(self, stack_ids: Collection[str]) -> dict[str, object]:
         """Return something for each stack that changes with each step of its traversal.

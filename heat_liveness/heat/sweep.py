@@ -30,15 +30,20 @@ for one thing, which :mod:`.bridge` prevents: a check that finds its resource lo
 the nested stack.
 
 Four more ends that nobody else would bring about.  What has no message, only an engine that
-is at it, may as well be slow (Keystone is asked in between).  So it is taken for lost only if
-an engine has ended since the operation began, or after ten times as long:
+is at it, may as well be slow (Keystone is asked in between), and what is failed cannot be taken
+back.  So but for the timeout they are taken for lost only if an engine has ended since the
+operation began, or after ten times as long:
 
 * a traversal that was **never written out**, as its engine died in between, is restarted, under a
   new id; ``max_takeovers`` times in one operation, and then it is failed;
-* a stack past its **timeout** is timed out, though nobody works on it;
+* a stack past its **timeout** is timed out, whoever works on it, by the database's clock and by
+  this engine's: one that was stepped fails nothing;
 * an **end that was not carried through** (completed and not purged, failed and not rolled
   back) is;
 * what cannot be restarted safely is **failed**, with the reason.
+
+And one that needs no guess: a resource that has **failed**, whose engine died before it had failed
+the stack, fails it at once when it is quiet (:func:`failure`).
 
 One engine sweeps for all, the eldest that beats.  Nothing rests on that: whatever is decided
 is an order (:mod:`.orders`), unique by its subject.
@@ -49,8 +54,9 @@ full only when it has been quiet.
 
 import dataclasses
 import logging
+import math
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from heat_liveness import clock as clocks
 from heat_liveness.db.members import Ending
@@ -72,6 +78,7 @@ class Policy:
     """What a sweep goes by; times in seconds."""
 
     lost_message_time: float
+    sweep_interval: float
     stack_timeout: float
     """How long an operation may take where its stack does not say."""
     abandons: bool = False
@@ -82,6 +89,8 @@ class Policy:
     """How long Heat may wait between two tries to create a resource."""
     preempts: bool = False
     """Whether a message sent twice could interrupt a nested stack, as somebody knows no tokens."""
+    timed_out: Callable[[str], bool] = lambda stack_id: True
+    """Whether a stack is past its timeout by the clock by which Heat itself tells it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +146,9 @@ class Sweep:
         found: list[Finding] = []
         for stack, age in candidates.values():
             timeout = _timeout(stack, policy)
-            if stack.status == 'IN_PROGRESS' and age > timeout:
+            # An engine wrote when it began: the database's clock alone may be a step ahead.
+            if (stack.status == 'IN_PROGRESS' and timeout < age < math.inf
+                    and policy.timed_out(stack.id)):
                 found.append(Finding(stack, 'time out', f'its {stack.action} began {age:.0f} s ago '
                                      f'and may take {timeout:g} s'))
         late = {finding.stack.id for finding in found}
@@ -161,12 +172,15 @@ class Sweep:
                         stack.name, stack.id, view.problem)
             return []
         quiet = now - self._seen[stack.id].since
-        if ended or quiet >= _PATIENCE * policy.lost_message_time:
-            if found := _abandoned(view, age, policy):
-                return [found]
-        culprit = next((each.engine_id for each in ended if each.blamed), None)
+        sure = bool(ended) or quiet >= _PATIENCE * policy.lost_message_time
+        if sure and (found := _abandoned(view, age, policy)):
+            return [found]
+        # Who had ended before the last step of the stack had no part in the next.
+        culprit = next((each.engine_id for each in ended
+                        if each.blamed and each.age <= quiet + policy.sweep_interval), None)
         return [dataclasses.replace(finding, culprit=culprit)
-                for finding in self._hanging(view, policy, quiet)]
+                for finding in self._hanging(view, policy, quiet)
+                if sure or finding.reason not in _GUESSES]
 
     def _hanging(self, view: View, policy: Policy, quiet: float) -> Iterator[Finding]:
         """Tell which messages of a stack that is quiet are lost."""
@@ -244,6 +258,8 @@ def half_adopted(view: View) -> bool:
         for row in view.resources.values())
 
 
+_GUESSES = (_ABANDON, HALF_ADOPTED)
+"""What may be failed only because its message stands in a long queue, if nobody has ended."""
 _TO_NEW_TEMPLATE = ('CREATE', 'ADOPT', 'UPDATE', 'RESTORE')
 """What stacks do towards a template that no operation had before; a rollback goes to an old one."""
 

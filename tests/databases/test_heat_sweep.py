@@ -52,7 +52,8 @@ class Observer:
         """Look, so many seconds after the last time."""
         self.clock.forward(seconds)
         return self.sweep.look(sweep.Policy(
-            **{'lost_message_time': QUIET, 'stack_timeout': 3600.0, **policy}), only, self.endings)
+            **{'lost_message_time': QUIET, 'sweep_interval': 10.0, 'stack_timeout': 3600.0,
+               **policy}), only, self.endings)
 
     def watch(self, **policy: Any) -> list[Finding]:
         """Return what hangs when everything has been quiet for long enough."""
@@ -331,6 +332,17 @@ def test_a_delete_fails_where_it_may_be_an_abandon(
     assert plans == ['send again' if written else 'restart']
 
 
+@pytest.mark.parametrize(('action', 'node'), [('DELETE', CLEANUP), ('ADOPT', ONE)])
+def test_a_long_queue_alone_fails_nothing(
+        heat: Heat, observer: Observer, action: str, node: Node) -> None:
+    hang(heat, node, action=action)
+    observer.endings = []
+    assert observer.watch(abandons=True) == []
+    for _ in range(8):
+        assert observer.look(QUIET, abandons=True) == []
+    assert [found.plan for found in observer.look(QUIET, abandons=True)] == [Plan.FAIL]
+
+
 def test_an_update_goes_on_where_stacks_may_be_abandoned(heat: Heat, observer: Observer) -> None:
     hang(heat, CLEANUP, action='UPDATE')
     assert [found.plan for found in observer.watch(abandons=True)] == ['send again']
@@ -497,6 +509,29 @@ def test_a_timeout_is_told_though_somebody_works_on_the_stack(
     assert found.reason.startswith('its CREATE began 37')
 
 
+def test_the_clock_of_the_database_alone_times_nothing_out(
+        heat: Heat, observer: Observer) -> None:
+    hang(heat, created_at=tables.ago(3700))
+    hang(heat, TWO, stack_id='s2', created_at=tables.ago(3700))
+    ahead = {'timed_out': lambda stack_id: stack_id == 's2'}
+    assert told(observer.look(**ahead)) == [('s2', 'time out', None, '')]
+    # And the other is helped along.
+    assert SENT in told(observer.look(QUIET, **ahead))
+
+
+@pytest.mark.parametrize('time', [None, 'yesterday', '0000-00-00 00:00:00'])
+def test_a_stack_that_began_at_no_time_hinders_nobody(
+        heat: Heat, observer: Observer, time: str | None) -> None:
+    hang(heat)
+    hang(heat, TWO, stack_id='s2')
+    heat.run(sa.text("UPDATE stack SET created_at = :time WHERE id = 's1'").bindparams(time=time))
+    assert told(observer.watch()) == [SENT, ('s2', 'send again', TWO, 'r2')]
+    # Nor does it hinder the takeover of what its engine held beside it.
+    for number, stack_id in ((3, 's1'), (4, 's2')):
+        heat.resource(number, stack_id=stack_id, action='UPDATE')
+    assert set(heat.take_over()) == {3, 4}
+
+
 def test_a_stack_past_its_timeout_is_not_helped_along(heat: Heat, observer: Observer) -> None:
     hang(heat, created_at=tables.ago(3700))
     assert [found.plan for found in observer.watch()] == ['time out']
@@ -647,6 +682,16 @@ def test_the_engine_that_ended_last_may_have_died_of_a_message(
                         Ending('earlier', 3.0, blamed=True)]
     found, = observer.watch()
     assert found.culprit == 'dead'
+
+
+def test_who_ended_before_the_last_step_did_not_die_of_the_next(
+        heat: Heat, observer: Observer) -> None:
+    hang(heat, created_at=tables.ago(1000))
+    for ended, culprit in ((QUIET + 11, None), (QUIET + 9, 'dead')):
+        observer.endings = [Ending('dead', ended, blamed=True)]
+        observer.sweep = sweep.Sweep(heat.rows, observer.clock)
+        found, = observer.watch()
+        assert found.culprit == culprit
 
 
 def test_where_something_is_still_to_be_adopted_nothing_is_sent(
