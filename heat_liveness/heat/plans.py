@@ -24,7 +24,9 @@ Heat does the right thing by itself is written together with the lock:
 
 **Nested stacks.**  The resource of a nested stack does nothing but wait for that stack, and to
 run it again would interrupt a stack that others are working on.  So as long as the
-nested stack is in progress nothing is done; it is recovered by itself where it needs that.
+nested stack is in progress nothing is done; it is recovered by itself where it needs that.  Where
+it has failed in what its parent is about, the parent fails as well, as it would with a living
+engine: run again, it would begin anew, and what kills engines in it be counted from nought.
 
 **What is never guessed.**  What a resource was adopted from, and whether a delete was to
 abandon, is nowhere in the database.  Such a stack is failed, with the reason.
@@ -112,6 +114,8 @@ class Child:
     id: str
     name: str
     in_progress: bool
+    failure: str | None = None
+    """Why it was not made or updated, if it was to be since its parent's operation began."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +164,7 @@ def decide(row: Resource, node: graph.Node | None, child: Child | None, *,
     if row.action == 'ADOPT' and stack.action == 'ADOPT':
         return Decision(Plan.FAIL, f'what resource {row.name} was to be adopted from is not kept: '
                         f'delete or abandon the stack and adopt it again', status=_failed(row))
-    decision = _by_action(row, node, child)
+    decision = _as_its_child(row, node, child) or _by_action(row, node, child)
     if node is not None and not node.is_update and decision.plan in {Plan.CREATE_AGAIN,
                                                                      Plan.REPLACE}:
         decision = dataclasses.replace(decision, plan=Plan.RUN_AGAIN,
@@ -174,6 +178,16 @@ def decide(row: Resource, node: graph.Node | None, child: Child | None, *,
             Plan.LEAVE_ALONE, f'{decision.reason}, but the engine that held it is not fenced: if '
             f'it comes back, there would be two')
     return decision
+
+
+def _as_its_child(row: Resource, node: graph.Node | None,
+                  child: Child | None) -> Decision | None:
+    """Return what is done with a resource that was about to fail with its nested stack."""
+    if row.status != 'IN_PROGRESS' or node is None or not node.is_update or child is None:
+        return None
+    reason = failed_with(row, child)
+    return None if reason is None else Decision(
+        Plan.FAIL, reason, status=_FAILED, physical_id=child.id)
 
 
 def _by_action(row: Resource, node: graph.Node | None, child: Child | None) -> Decision:
@@ -220,6 +234,14 @@ def _update(row: Resource) -> Decision:
     if row.template_id == stack.previous_template_id or began_after:
         return Decision(Plan.RUN_AGAIN, 'an update in place may be run twice')
     return Decision(Plan.REPLACE, 'its update was that of an earlier operation', status=_FAILED)
+
+
+def failed_with(row: Resource, child: Child | None) -> str | None:
+    """Return why a resource has failed, if its nested stack has, in what both are about."""
+    if child is None or child.failure is None or row.action not in {'CREATE', 'UPDATE'}:
+        return None
+    return (f'resource {row.name} failed with its nested stack {child.name} ({child.id}): '
+            f'{child.failure}')
 
 
 def poisoned(row: Resource, engines: list[str]) -> Decision:

@@ -482,7 +482,7 @@ def _view(connection: sa.Connection, stack: Stack) -> View:
         .where(_point.c.stack_id == stack.id, _point.c.traversal_id == stack.traversal))
     resources = connection.execute(sa.select(_resource).where(_resource.c.stack_id == stack.id))
     children = connection.execute(
-        sa.select(_stack.c.parent_resource_name, _stack.c.id, _stack.c.name, _stack.c.status)
+        sa.select(*_STACK, _stack.c.parent_resource_name, _stack.c.status_reason)
         .where(_stack.c.owner_id == stack.id, _stack.c.deleted_at.is_(None)))
     problem = ''
     try:
@@ -496,8 +496,16 @@ def _view(connection: sa.Connection, stack: Stack) -> View:
     return View(
         stack, traversal,
         {row.id: _as_resource(row, stack) for row in resources},
-        [(row.parent_resource_name, Child(row.id, row.name, row.status == 'IN_PROGRESS'))
+        [(row.parent_resource_name, _as_child(_as_stack(row), row.status_reason, stack))
          for row in children], problem)
+
+
+def _as_child(child: Stack, status_reason: str | None, parent: Stack) -> Child:
+    failed = (child.action in {'CREATE', 'UPDATE'} and child.status == 'FAILED'
+              and child.began is not None and parent.began is not None
+              and child.began >= parent.began)
+    return Child(child.id, child.name, child.status == 'IN_PROGRESS',
+                 (status_reason or 'no reason was given') if failed else None)
 
 
 def _chunks(ids: list[str]) -> Iterator[list[str]]:

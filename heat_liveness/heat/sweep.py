@@ -60,7 +60,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from heat_liveness import clock as clocks
 from heat_liveness.db.members import Ending
-from heat_liveness.heat import graph
+from heat_liveness.heat import graph, plans
 from heat_liveness.heat.plans import Child, Plan, Resource, Stack
 from heat_liveness.heat.rows import HeatRows, View
 
@@ -204,7 +204,7 @@ class Sweep:
         children = [child for child in map(view.child, rows) if child is not None]
         if self._waits(node, rows, children, policy, quiet):
             return
-        if rows and (reason := failure(rows[0])):
+        if rows and node.is_update and (reason := failure(rows[0], view.child(rows[0]))):
             yield Finding(view.stack, Plan.FAIL, reason)
         elif view.stack.action == 'DELETE' and policy.abandons:
             yield Finding(view.stack, Plan.FAIL, _ABANDON)
@@ -264,7 +264,7 @@ _TO_NEW_TEMPLATE = ('CREATE', 'ADOPT', 'UPDATE', 'RESTORE')
 """What stacks do towards a template that no operation had before; a rollback goes to an old one."""
 
 
-def failure(row: Resource) -> str | None:
+def failure(row: Resource, child: Child | None) -> str | None:
     """Return why its stack has to fail, if a resource has surely failed in this very operation.
 
     Its engine died before it had failed the stack.  Checked once more, it would be replaced, or
@@ -272,11 +272,15 @@ def failure(row: Resource) -> str | None:
 
     Heat fails a resource in its own words, unlike whoever takes it from a dead engine, and by
     then the row names the operation's template.  Not sure are a CREATE and the DELETE before
-    another try to create, as Heat itself may have been about to try again; what failed before
-    its handler ran; and what failed in a rollback.
+    another try to create, as Heat itself may have been about to try again, but where a nested
+    stack has failed; what failed before its handler ran; and what failed in a rollback.
     """
+    if row.status != 'FAILED':
+        return None
+    if reason := plans.failed_with(row, child):
+        return reason
     stack = row.stack
-    sure = (row.status == 'FAILED' and row.action not in {'CREATE', 'DELETE'}
+    sure = (row.action not in {'CREATE', 'DELETE'}
             and stack.action in _TO_NEW_TEMPLATE and row.template_id == stack.template_id
             and _heats_own(row))
     return f'Resource {row.action} failed: {row.status_reason}' if sure else None
