@@ -44,7 +44,7 @@ from heat_liveness.heat import graph
 
 
 class Plan(enum.StrEnum):
-    """What is done."""
+    """What is done: with a lock, with a message that was lost, with all of a stack."""
 
     CREATE_AGAIN = 'create again'
     REPLACE = 'replace'
@@ -52,8 +52,19 @@ class Plan(enum.StrEnum):
     RELEASE = 'release'
     """Only the lock is cleared: nobody waits for this resource."""
     WAIT = 'wait'
-    FAIL = 'fail the stack'
     LEAVE_ALONE = 'leave alone'
+
+    SEND_AGAIN = 'send again'
+
+    FAIL = 'fail the stack'
+    RESTART = 'restart'
+    """Its traversal is begun anew."""
+    TIME_OUT = 'time out'
+    FINISH = 'finish'
+    """Its end is carried through."""
+    PURGE = 'purge'
+    """As FINISH, but what has failed is not rolled back."""
+    END_DELETE = 'end the delete'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

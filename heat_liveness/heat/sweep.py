@@ -98,7 +98,7 @@ class Finding:
     """A stack that hangs, why, and what is to be done; with a node, to send its message again."""
 
     stack: Stack
-    plan: str
+    plan: Plan
     reason: str
     node: graph.Node | None = None
     name: str = ''
@@ -149,8 +149,8 @@ class Sweep:
             # An engine wrote when it began: the database's clock alone may be a step ahead.
             if (stack.status == 'IN_PROGRESS' and timeout < age < math.inf
                     and policy.timed_out(stack.id)):
-                found.append(Finding(stack, 'time out', f'its {stack.action} began {age:.0f} s ago '
-                                     f'and may take {timeout:g} s'))
+                found.append(Finding(stack, Plan.TIME_OUT, f'its {stack.action} began '
+                                     f'{age:.0f} s ago and may take {timeout:g} s'))
         late = {finding.stack.id for finding in found}
         quiet = [stack_id for stack_id, seen in self._seen.items()
                  if now - seen.examined >= policy.lost_message_time and stack_id not in late]
@@ -195,7 +195,7 @@ class Sweep:
                     yield from found[node]
         elif roots := view.traversal.roots():
             # Each node has reported.  A root that reports once more brings the end about.
-            yield Finding(stack, 'send again', 'all its resources are done and it did not end',
+            yield Finding(stack, Plan.SEND_AGAIN, 'all its resources are done and it did not end',
                           roots[0], _name(view, roots[0]))
 
     def _lost(self, view: View, node: graph.Node, policy: Policy,
@@ -216,7 +216,7 @@ class Sweep:
                 'engines without this package would interrupt its nested stack if it was not: '
                 'update the stack.', _name(view, node), view.stack.name, view.stack.id)
         else:
-            yield Finding(view.stack, 'send again',
+            yield Finding(view.stack, Plan.SEND_AGAIN,
                           f'nothing has moved for {policy.lost_message_time:g} s', node,
                           _name(view, node))
 
@@ -298,14 +298,14 @@ def _abandoned(view: View, age: float, policy: Policy) -> Finding | None:
     stack = view.stack
     if stack.status == 'FAILED' and age > 2 * _timeout(stack, policy):
         # It is no longer what its user waits for; he may have mended it by hand.
-        return Finding(stack, 'purge', 'it failed long ago, and was not purged')
+        return Finding(stack, Plan.PURGE, 'it failed long ago, and was not purged')
     if stack.status != 'IN_PROGRESS':
-        return Finding(stack, 'finish', f'its end as {stack.action}_{stack.status} was not '
+        return Finding(stack, Plan.FINISH, f'its end as {stack.action}_{stack.status} was not '
                        f'carried through')
     if not view.traversal.written:
         return _never_written(stack, policy)
     if not view.traversal.requires:
-        return Finding(stack, 'finish', 'it has nothing to do and did not end')
+        return Finding(stack, Plan.FINISH, 'it has nothing to do and did not end')
     return None
 
 
@@ -318,7 +318,7 @@ def _never_written(stack: Stack, policy: Policy) -> Finding:
         # Its traversal is the snapshot's id, so there can be no other.
         return Finding(stack, Plan.FAIL, 'the engine that began the snapshot has died: take it '
                        'again')
-    return Finding(stack, 'restart', 'its traversal was never written out')
+    return Finding(stack, Plan.RESTART, 'its traversal was never written out')
 
 
 def workers(view: View, node: graph.Node) -> list[Resource]:

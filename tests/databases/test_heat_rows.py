@@ -825,7 +825,7 @@ def test_stacks_whose_delete_failed_at_their_project_are_found_if_they_are_ours(
             'd': {'deleted_at': times.now()}, 'e': {'convergence': False}}.items():
         heat.stack(stack_id, **{**failed, **values})
     for stack_id in ('a', 'c'):
-        assert heat.orders.stack(heat.the_stack(stack_id), 'finish', 'a reason', 'me')
+        assert heat.orders.stack(heat.the_stack(stack_id), Plan.FINISH, 'a reason', 'me')
     assert [stack.id for stack in heat.rows.half_deleted()] == ['a']
 
 
