@@ -34,7 +34,7 @@ from heat_liveness import errors
 from heat_liveness.db import models, times
 from heat_liveness.db.database import Database, again_if_contended
 from heat_liveness.db.members import ServiceRow, alive, ended
-from heat_liveness.heat import graph, orders, plans
+from heat_liveness.heat import graph, orders, plans, tables
 from heat_liveness.heat.plans import Child, Decision, Plan, Resource, Stack
 
 _STACKS_AT_ONCE = 200
@@ -43,22 +43,8 @@ _RESET = 'Stack status manually reset'
 _HOOKS = tuple(f'{when}-{action}' for when in ('pre', 'post')
                for action in ('create', 'update', 'delete'))
 
-_stack = sa.table('stack', *map(sa.column, (
-    'id', 'name', 'action', 'status', 'convergence', 'current_traversal', 'current_deps',
-    'deleted_at', 'owner_id', 'parent_resource_name', 'raw_template_id',
-    'prev_raw_template_id', 'timeout', 'status_reason')),
-    sa.column('created_at', times.Time()), sa.column('updated_at', times.Time()))
-_resource = sa.table('resource', *map(sa.column, (
-    'id', 'name', 'action', 'status', 'status_reason', 'engine_id', 'atomic_key', 'stack_id',
-    'nova_instance', 'replaces', 'current_template_id')), sa.column('updated_at', times.Time()))
-_point = sa.table('sync_point', *map(sa.column, (
-    'entity_id', 'traversal_id', 'atomic_key', 'stack_id', 'input_data')),
-    sa.column('is_update', sa.Boolean()))
-_data = sa.table('resource_data', *map(sa.column, ('resource_id', 'key', 'value')))
-_snapshot = sa.table('snapshot', sa.column('id'))
-_service = sa.table(
-    'service', *map(sa.column, ('engine_id', 'deleted_at', 'report_interval')),
-    sa.column('created_at', times.Time()), sa.column('updated_at', times.Time()))
+_stack, _resource, _service = tables.stack, tables.resource, tables.service
+_point, _data, _snapshot = tables.point, tables.data, tables.snapshot
 
 _AT_WORK = (_stack.c.status.in_(('IN_PROGRESS', 'FAILED')), _stack.c.convergence.is_(sa.true()),
             _stack.c.deleted_at.is_(None))
