@@ -297,8 +297,9 @@ def test_poison_fails_its_stack_and_says_whom_it_killed(status: str, expected: s
 
 def test_what_a_plan_does_with_the_lock() -> None:
     done = {plan: Decision(plan, 'a reason') for plan in Plan}
-    assert {plan for plan in Plan if not done[plan].clears} == {Plan.WAIT, Plan.LEAVE_ALONE}
-    assert {plan for plan in Plan if done[plan].clears and not done[plan].sends} == {Plan.RELEASE}
+    sends = {Plan.CREATE_AGAIN, Plan.REPLACE, Plan.RUN_AGAIN, Plan.FAIL}
+    assert {plan for plan in Plan if done[plan].sends} == sends
+    assert {plan for plan in Plan if done[plan].clears} == {*sends, Plan.RELEASE}
 
 
 def test_an_operation_is_named_by_its_action_and_its_beginning() -> None:
