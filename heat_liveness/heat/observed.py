@@ -28,7 +28,7 @@ import logging
 from heat_liveness.db import models
 from heat_liveness.db.members import ServiceRow
 from heat_liveness.heat import bridge, calls
-from heat_liveness.heat.plans import Stack
+from heat_liveness.heat.plans import Plan, Stack
 from heat_liveness.heat.watcher import Watcher
 from heat_liveness.heat.work import HeatWork
 from heat_liveness.work import Context
@@ -75,7 +75,7 @@ class ObservedWork(HeatWork):
 
     def _end_delete(self, stack: Stack) -> None:
         if self._only is None or stack.id in self._only:
-            if self._orders.stack(stack, 'end the delete', 'it has deleted the trust by which it '
+            if self._orders.stack(stack, Plan.END_DELETE, 'it has deleted the trust by which it '
                                   'was to delete its project', self._me):
                 LOG.info('The delete of stack %s (%s) is brought to its end.', stack.name, stack.id)
 

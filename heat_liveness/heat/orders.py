@@ -29,7 +29,7 @@ engine takes the order over, as of a sender that dies, and the order begins anew
 The subject and generation of the row are unique, and with them the decision:
 ``resource:STACK:ID`` at an atomic_key, for a lock that was cleared; ``message:STACK:ID:KIND``
 with a count, for a message that was lost; ``stack:ID:TRAVERSAL`` for a traversal that is
-restarted, timed out or brought to its end.
+restarted, timed out or brought to its end, with a number for each of these.
 
 The deaths of those who held a resource, or were working on one of our messages, are counted
 from here, by stack, resource *name* (a replacement is a new row) and operation.
@@ -60,6 +60,10 @@ SENT = 'sent'
 USED = 'used'
 DONE = 'done'
 OPEN = (CLAIMED, SENT, USED)
+
+_GENERATIONS = {Plan.RESTART: 0, Plan.TIME_OUT: 1, Plan.FINISH: 2, Plan.FAIL: 3,
+                Plan.END_DELETE: 4, Plan.PURGE: 5}
+"""Of the orders about one traversal.  They are stored, so no other release may have others."""
 
 _t = models.takeover
 
@@ -219,14 +223,13 @@ class Orders:
             return False
         generation = 0 if before is None else before.generation + 1
         return self._give(MESSAGE, subject, generation, giver_id,
-                          {'plan': 'send again', 'reason': reason, **_about(stack),
+                          {'plan': Plan.SEND_AGAIN, 'reason': reason, **_about(stack),
                            'resource': name, 'node': list(node),
                            'blamed': culprit is not None}, culprit)
 
-    def stack(self, stack: Stack, plan: str, reason: str, giver_id: str) -> bool:
+    def stack(self, stack: Stack, plan: Plan, reason: str, giver_id: str) -> bool:
         """Give an order about a whole traversal: each plan once for each of them."""
-        plans = ('restart', 'time out', 'finish', Plan.FAIL, 'end the delete', 'purge')
-        return self._give(STACK, f'{STACK}:{stack.id}:{stack.traversal}', plans.index(plan),
+        return self._give(STACK, f'{STACK}:{stack.id}:{stack.traversal}', _GENERATIONS[plan],
                           giver_id, {'plan': plan, 'reason': reason, **_about(stack)})
 
     @again_if_contended
@@ -300,7 +303,7 @@ class Orders:
         with self._database.autocommit() as connection:
             details = connection.scalars(sa.select(_t.c.detail).where(
                 _t.c.subject.like(f'{STACK}:{order.stack_id}:%'))).all()
-        about = (order.detail.get('operation'), 'restart')
+        about = (order.detail.get('operation'), Plan.RESTART)
         return sum((each.get('operation'), each.get('plan')) == about
                    for each in map(stored.mapping, details))
 

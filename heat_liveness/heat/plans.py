@@ -24,7 +24,9 @@ Heat does the right thing by itself is written together with the lock:
 
 **Nested stacks.**  The resource of a nested stack does nothing but wait for that stack, and to
 run it again would interrupt a stack that others are working on.  So as long as the
-nested stack is in progress nothing is done; it is recovered by itself where it needs that.
+nested stack is in progress nothing is done; it is recovered by itself where it needs that.  Where
+it has failed in what its parent is about, the parent fails as well, as it would with a living
+engine: run again, it would begin anew, and what kills engines in it be counted from nought.
 
 **What is never guessed.**  What a resource was adopted from, and whether a delete was to
 abandon, is nowhere in the database.  Such a stack is failed, with the reason.
@@ -42,7 +44,7 @@ from heat_liveness.heat import graph
 
 
 class Plan(enum.StrEnum):
-    """What is done."""
+    """What is done: with a lock, with a message that was lost, with all of a stack."""
 
     CREATE_AGAIN = 'create again'
     REPLACE = 'replace'
@@ -50,8 +52,19 @@ class Plan(enum.StrEnum):
     RELEASE = 'release'
     """Only the lock is cleared: nobody waits for this resource."""
     WAIT = 'wait'
-    FAIL = 'fail the stack'
     LEAVE_ALONE = 'leave alone'
+
+    SEND_AGAIN = 'send again'
+
+    FAIL = 'fail the stack'
+    RESTART = 'restart'
+    """Its traversal is begun anew."""
+    TIME_OUT = 'time out'
+    FINISH = 'finish'
+    """Its end is carried through."""
+    PURGE = 'purge'
+    """As FINISH, but what has failed is not rolled back."""
+    END_DELETE = 'end the delete'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,15 +79,20 @@ class Stack:
     owner_id: str | None
     template_id: int
     previous_template_id: int | None
-    created_at: datetime.datetime
+    created_at: datetime.datetime | None
     updated_at: datetime.datetime | None
     """When its present operation began; None during its first."""
     timeout_minutes: int | None
 
     @property
+    def began(self) -> datetime.datetime | None:
+        """When its present operation began; None where somebody has written what is no time."""
+        return self.updated_at or self.created_at
+
+    @property
     def operation(self) -> str:
         """Names the present operation: a restarted traversal belongs to the same."""
-        return f'{self.action} {(self.updated_at or self.created_at).isoformat()}'
+        return f'{self.action} {self.began.isoformat() if self.began else "at no time"}'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,6 +105,7 @@ class Resource:
     status: str
     engine_id: str | None
     atomic_key: int | None
+    status_reason: str | None
     physical_id: str | None
     replaces: int | None
     template_id: int | None
@@ -106,6 +125,8 @@ class Child:
     id: str
     name: str
     in_progress: bool
+    failure: str | None = None
+    """Why it was not made or updated, if it was to be since its parent's operation began."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +175,7 @@ def decide(row: Resource, node: graph.Node | None, child: Child | None, *,
     if row.action == 'ADOPT' and stack.action == 'ADOPT':
         return Decision(Plan.FAIL, f'what resource {row.name} was to be adopted from is not kept: '
                         f'delete or abandon the stack and adopt it again', status=_failed(row))
-    decision = _by_action(row, node, child)
+    decision = _as_its_child(row, node, child) or _by_action(row, node, child)
     if node is not None and not node.is_update and decision.plan in {Plan.CREATE_AGAIN,
                                                                      Plan.REPLACE}:
         decision = dataclasses.replace(decision, plan=Plan.RUN_AGAIN,
@@ -168,6 +189,16 @@ def decide(row: Resource, node: graph.Node | None, child: Child | None, *,
             Plan.LEAVE_ALONE, f'{decision.reason}, but the engine that held it is not fenced: if '
             f'it comes back, there would be two')
     return decision
+
+
+def _as_its_child(row: Resource, node: graph.Node | None,
+                  child: Child | None) -> Decision | None:
+    """Return what is done with a resource that was about to fail with its nested stack."""
+    if row.status != 'IN_PROGRESS' or node is None or not node.is_update or child is None:
+        return None
+    reason = failed_with(row, child)
+    return None if reason is None else Decision(
+        Plan.FAIL, reason, status=_FAILED, physical_id=child.id)
 
 
 def _by_action(row: Resource, node: graph.Node | None, child: Child | None) -> Decision:
@@ -209,11 +240,19 @@ def _update(row: Resource) -> Decision:
     if row.template_id == stack.template_id:
         return Decision(Plan.REPLACE, 'it has its new template already, so Heat would take its '
                         'half-made update for done', status=_FAILED)
-    began_after = (row.updated_at is not None
-                   and row.updated_at >= (stack.updated_at or stack.created_at))
+    began_after = (row.updated_at is not None and stack.began is not None
+                   and row.updated_at >= stack.began)
     if row.template_id == stack.previous_template_id or began_after:
         return Decision(Plan.RUN_AGAIN, 'an update in place may be run twice')
     return Decision(Plan.REPLACE, 'its update was that of an earlier operation', status=_FAILED)
+
+
+def failed_with(row: Resource, child: Child | None) -> str | None:
+    """Return why a resource has failed, if its nested stack has, in what both are about."""
+    if child is None or child.failure is None or row.action not in {'CREATE', 'UPDATE'}:
+        return None
+    return (f'resource {row.name} failed with its nested stack {child.name} ({child.id}): '
+            f'{child.failure}')
 
 
 def poisoned(row: Resource, engines: list[str]) -> Decision:

@@ -22,6 +22,7 @@ happen then stands in the journal (:mod:`.orders`), written in the same transact
 """
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
@@ -33,7 +34,7 @@ from heat_liveness import errors
 from heat_liveness.db import models, times
 from heat_liveness.db.database import Database, again_if_contended
 from heat_liveness.db.members import ServiceRow, alive, ended
-from heat_liveness.heat import graph, orders, plans
+from heat_liveness.heat import graph, orders, plans, tables
 from heat_liveness.heat.plans import Child, Decision, Plan, Resource, Stack
 
 _STACKS_AT_ONCE = 200
@@ -42,22 +43,8 @@ _RESET = 'Stack status manually reset'
 _HOOKS = tuple(f'{when}-{action}' for when in ('pre', 'post')
                for action in ('create', 'update', 'delete'))
 
-_stack = sa.table('stack', *map(sa.column, (
-    'id', 'name', 'action', 'status', 'convergence', 'current_traversal', 'current_deps',
-    'deleted_at', 'owner_id', 'parent_resource_name', 'raw_template_id',
-    'prev_raw_template_id', 'timeout', 'status_reason')),
-    sa.column('created_at', sa.DateTime()), sa.column('updated_at', sa.DateTime()))
-_resource = sa.table('resource', *map(sa.column, (
-    'id', 'name', 'action', 'status', 'status_reason', 'engine_id', 'atomic_key', 'stack_id',
-    'nova_instance', 'replaces', 'current_template_id')), sa.column('updated_at', sa.DateTime()))
-_point = sa.table('sync_point', *map(sa.column, (
-    'entity_id', 'traversal_id', 'atomic_key', 'stack_id', 'input_data')),
-    sa.column('is_update', sa.Boolean()))
-_data = sa.table('resource_data', *map(sa.column, ('resource_id', 'key', 'value')))
-_snapshot = sa.table('snapshot', sa.column('id'))
-_service = sa.table(
-    'service', *map(sa.column, ('engine_id', 'deleted_at', 'report_interval')),
-    sa.column('created_at', sa.DateTime()), sa.column('updated_at', sa.DateTime()))
+_stack, _resource, _service = tables.stack, tables.resource, tables.service
+_point, _data, _snapshot = tables.point, tables.data, tables.snapshot
 
 _AT_WORK = (_stack.c.status.in_(('IN_PROGRESS', 'FAILED')), _stack.c.convergence.is_(sa.true()),
             _stack.c.deleted_at.is_(None))
@@ -358,7 +345,9 @@ class HeatRows:
             rows = [row for which in (open_ended, leftover) for row in connection.execute(
                 sa.select(*_STACK, times.age(began).label('age')).where(
                     _stack.c.convergence.is_(sa.true()), _stack.c.deleted_at.is_(None), which))]
-        return [(_as_stack(row), float(row.age)) for row in {row.id: row for row in rows}.values()]
+        # What began at no time began long ago: it must not keep the others from being seen.
+        return [(_as_stack(row), math.inf if row.age is None else float(row.age))
+                for row in {row.id: row for row in rows}.values()]
 
     def prints(self, stack_ids: Collection[str]) -> dict[str, object]:
         """Return something for each stack that changes with each step of its traversal.
@@ -479,7 +468,7 @@ def _view(connection: sa.Connection, stack: Stack) -> View:
         .where(_point.c.stack_id == stack.id, _point.c.traversal_id == stack.traversal))
     resources = connection.execute(sa.select(_resource).where(_resource.c.stack_id == stack.id))
     children = connection.execute(
-        sa.select(_stack.c.parent_resource_name, _stack.c.id, _stack.c.name, _stack.c.status)
+        sa.select(*_STACK, _stack.c.parent_resource_name, _stack.c.status_reason)
         .where(_stack.c.owner_id == stack.id, _stack.c.deleted_at.is_(None)))
     problem = ''
     try:
@@ -493,8 +482,16 @@ def _view(connection: sa.Connection, stack: Stack) -> View:
     return View(
         stack, traversal,
         {row.id: _as_resource(row, stack) for row in resources},
-        [(row.parent_resource_name, Child(row.id, row.name, row.status == 'IN_PROGRESS'))
+        [(row.parent_resource_name, _as_child(_as_stack(row), row.status_reason, stack))
          for row in children], problem)
+
+
+def _as_child(child: Stack, status_reason: str | None, parent: Stack) -> Child:
+    failed = (child.action in {'CREATE', 'UPDATE'} and child.status == 'FAILED'
+              and child.began is not None and parent.began is not None
+              and child.began >= parent.began)
+    return Child(child.id, child.name, child.status == 'IN_PROGRESS',
+                 (status_reason or 'no reason was given') if failed else None)
 
 
 def _chunks(ids: list[str]) -> Iterator[list[str]]:
@@ -513,5 +510,6 @@ def _as_stack(row: Any) -> Stack:
 def _as_resource(row: sa.Row[Any], stack: Stack) -> Resource:
     return Resource(
         id=row.id, name=row.name, action=row.action, status=row.status, engine_id=row.engine_id,
-        atomic_key=row.atomic_key, physical_id=row.nova_instance, replaces=row.replaces,
+        atomic_key=row.atomic_key, status_reason=row.status_reason,
+        physical_id=row.nova_instance, replaces=row.replaces,
         template_id=row.current_template_id, updated_at=row.updated_at, stack=stack)

@@ -30,15 +30,20 @@ for one thing, which :mod:`.bridge` prevents: a check that finds its resource lo
 the nested stack.
 
 Four more ends that nobody else would bring about.  What has no message, only an engine that
-is at it, may as well be slow (Keystone is asked in between).  So it is taken for lost only if
-an engine has ended since the operation began, or after ten times as long:
+is at it, may as well be slow (Keystone is asked in between), and what is failed cannot be taken
+back.  So but for the timeout they are taken for lost only if an engine has ended since the
+operation began, or after ten times as long:
 
 * a traversal that was **never written out**, as its engine died in between, is restarted, under a
   new id; ``max_takeovers`` times in one operation, and then it is failed;
-* a stack past its **timeout** is timed out, though nobody works on it;
+* a stack past its **timeout** is timed out, whoever works on it, by the database's clock and by
+  this engine's: one that was stepped fails nothing;
 * an **end that was not carried through** (completed and not purged, failed and not rolled
   back) is;
 * what cannot be restarted safely is **failed**, with the reason.
+
+And one that needs no guess: a resource that has **failed**, whose engine died before it had failed
+the stack, fails it at once when it is quiet (:func:`failure`).
 
 One engine sweeps for all, the eldest that beats.  Nothing rests on that: whatever is decided
 is an order (:mod:`.orders`), unique by its subject.
@@ -49,12 +54,14 @@ full only when it has been quiet.
 
 import dataclasses
 import logging
-from collections.abc import Collection, Iterator, Sequence
+import math
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from heat_liveness import clock as clocks
 from heat_liveness.db.members import Ending
-from heat_liveness.heat import graph
-from heat_liveness.heat.plans import Plan, Resource, Stack
+from heat_liveness.heat import graph, plans
+from heat_liveness.heat.plans import Child, Plan, Resource, Stack
 from heat_liveness.heat.rows import HeatRows, View
 
 LOG = logging.getLogger(__name__)
@@ -71,6 +78,7 @@ class Policy:
     """What a sweep goes by; times in seconds."""
 
     lost_message_time: float
+    sweep_interval: float
     stack_timeout: float
     """How long an operation may take where its stack does not say."""
     abandons: bool = False
@@ -81,6 +89,8 @@ class Policy:
     """How long Heat may wait between two tries to create a resource."""
     preempts: bool = False
     """Whether a message sent twice could interrupt a nested stack, as somebody knows no tokens."""
+    timed_out: Callable[[str], bool] = lambda stack_id: True
+    """Whether a stack is past its timeout by the clock by which Heat itself tells it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +98,7 @@ class Finding:
     """A stack that hangs, why, and what is to be done; with a node, to send its message again."""
 
     stack: Stack
-    plan: str
+    plan: Plan
     reason: str
     node: graph.Node | None = None
     name: str = ''
@@ -136,9 +146,11 @@ class Sweep:
         found: list[Finding] = []
         for stack, age in candidates.values():
             timeout = _timeout(stack, policy)
-            if stack.status == 'IN_PROGRESS' and age > timeout:
-                found.append(Finding(stack, 'time out', f'its {stack.action} began {age:.0f} s ago '
-                                     f'and may take {timeout:g} s'))
+            # An engine wrote when it began: the database's clock alone may be a step ahead.
+            if (stack.status == 'IN_PROGRESS' and timeout < age < math.inf
+                    and policy.timed_out(stack.id)):
+                found.append(Finding(stack, Plan.TIME_OUT, f'its {stack.action} began '
+                                     f'{age:.0f} s ago and may take {timeout:g} s'))
         late = {finding.stack.id for finding in found}
         quiet = [stack_id for stack_id, seen in self._seen.items()
                  if now - seen.examined >= policy.lost_message_time and stack_id not in late]
@@ -160,12 +172,15 @@ class Sweep:
                         stack.name, stack.id, view.problem)
             return []
         quiet = now - self._seen[stack.id].since
-        if ended or quiet >= _PATIENCE * policy.lost_message_time:
-            if found := _abandoned(view, age, policy):
-                return [found]
-        culprit = next((each.engine_id for each in ended if each.blamed), None)
+        sure = bool(ended) or quiet >= _PATIENCE * policy.lost_message_time
+        if sure and (found := _abandoned(view, age, policy)):
+            return [found]
+        # Who had ended before the last step of the stack had no part in the next.
+        culprit = next((each.engine_id for each in ended
+                        if each.blamed and each.age <= quiet + policy.sweep_interval), None)
         return [dataclasses.replace(finding, culprit=culprit)
-                for finding in self._hanging(view, policy, quiet)]
+                for finding in self._hanging(view, policy, quiet)
+                if sure or finding.reason not in _GUESSES]
 
     def _hanging(self, view: View, policy: Policy, quiet: float) -> Iterator[Finding]:
         """Tell which messages of a stack that is quiet are lost."""
@@ -180,37 +195,40 @@ class Sweep:
                     yield from found[node]
         elif roots := view.traversal.roots():
             # Each node has reported.  A root that reports once more brings the end about.
-            yield Finding(stack, 'send again', 'all its resources are done and it did not end',
+            yield Finding(stack, Plan.SEND_AGAIN, 'all its resources are done and it did not end',
                           roots[0], _name(view, roots[0]))
 
     def _lost(self, view: View, node: graph.Node, policy: Policy,
               quiet: float) -> Iterator[Finding]:
         rows = workers(view, node)
-        if any(row.engine_id is not None for row in rows):
-            # Somebody works on it; if that is a dead engine, its lock is taken over.
-            return
-        if quiet < policy.retry_pause and node.is_update and any(map(_may_be_retried, rows)):
-            return
         children = [child for child in map(view.child, rows) if child is not None]
-        if any(child.in_progress for child in children):
+        if self._waits(node, rows, children, policy, quiet):
             return
-        if self._rows.hooked([row.id for row in rows]):
-            return
-        if view.stack.action == 'DELETE' and policy.abandons:
+        if rows and node.is_update and (reason := failure(rows[0], view.child(rows[0]))):
+            yield Finding(view.stack, Plan.FAIL, reason)
+        elif view.stack.action == 'DELETE' and policy.abandons:
             yield Finding(view.stack, Plan.FAIL, _ABANDON)
-            return
-        if half_adopted(view):
+        elif half_adopted(view):
             yield Finding(view.stack, Plan.FAIL, HALF_ADOPTED)
-            return
-        if children and policy.preempts:
+        elif children and policy.preempts:
             LOG.warning(
                 'The message of resource %s of stack %s (%s) seems lost. It is not sent again, as '
                 'engines without this package would interrupt its nested stack if it was not: '
                 'update the stack.', _name(view, node), view.stack.name, view.stack.id)
-            return
-        yield Finding(view.stack, 'send again',
-                      f'nothing has moved for {policy.lost_message_time:g} s', node,
-                      _name(view, node))
+        else:
+            yield Finding(view.stack, Plan.SEND_AGAIN,
+                          f'nothing has moved for {policy.lost_message_time:g} s', node,
+                          _name(view, node))
+
+    def _waits(self, node: graph.Node, rows: Sequence[Resource], children: Sequence[Child],
+               policy: Policy, quiet: float) -> bool:
+        """Return whether a node that does not move is worked on, or waits for something."""
+        # Somebody works on it; if that is a dead engine, its lock is taken over.
+        return (any(row.engine_id is not None for row in rows)
+                or (quiet < policy.retry_pause and node.is_update
+                    and any(map(_may_be_retried, rows)))
+                or any(child.in_progress for child in children)
+                or bool(self._rows.hooked([row.id for row in rows])))
 
 
 _ABANDON = ('stacks may be abandoned here, and nothing tells whether this one is to be deleted or '
@@ -236,7 +254,43 @@ def half_adopted(view: View) -> bool:
     Heat would create it, and a rollback would delete what was adopted before.
     """
     return view.stack.action == 'ADOPT' and any(
-        row.action == 'INIT' for row in view.resources.values())
+        row.action == 'INIT' or (row.action, row.status) == ('ADOPT', 'FAILED')
+        for row in view.resources.values())
+
+
+_GUESSES = (_ABANDON, HALF_ADOPTED)
+"""What may be failed only because its message stands in a long queue, if nobody has ended."""
+_TO_NEW_TEMPLATE = ('CREATE', 'ADOPT', 'UPDATE', 'RESTORE')
+"""What stacks do towards a template that no operation had before; a rollback goes to an old one."""
+
+
+def failure(row: Resource, child: Child | None) -> str | None:
+    """Return why its stack has to fail, if a resource has surely failed in this very operation.
+
+    Its engine died before it had failed the stack.  Checked once more, it would be replaced, or
+    even be taken for done.
+
+    Heat fails a resource in its own words, unlike whoever takes it from a dead engine, and by
+    then the row names the operation's template.  Not sure are a CREATE and the DELETE before
+    another try to create, as Heat itself may have been about to try again, but where a nested
+    stack has failed; what failed before its handler ran; and what failed in a rollback.
+    """
+    if row.status != 'FAILED':
+        return None
+    if reason := plans.failed_with(row, child):
+        return reason
+    stack = row.stack
+    sure = (row.action not in {'CREATE', 'DELETE'}
+            and stack.action in _TO_NEW_TEMPLATE and row.template_id == stack.template_id
+            and _heats_own(row))
+    return f'Resource {row.action} failed: {row.status_reason}' if sure else None
+
+
+def _heats_own(row: Resource) -> bool:
+    """Return whether a reason is that of Heat's ResourceFailure: an error, if any, and a path."""
+    name = re.escape(row.name)
+    return re.match(rf'(\w+: )?[Rr]esources(\.{name}|\[{name}\])[:.[]',
+                    row.status_reason or '') is not None
 
 
 def _abandoned(view: View, age: float, policy: Policy) -> Finding | None:
@@ -244,14 +298,14 @@ def _abandoned(view: View, age: float, policy: Policy) -> Finding | None:
     stack = view.stack
     if stack.status == 'FAILED' and age > 2 * _timeout(stack, policy):
         # It is no longer what its user waits for; he may have mended it by hand.
-        return Finding(stack, 'purge', 'it failed long ago, and was not purged')
+        return Finding(stack, Plan.PURGE, 'it failed long ago, and was not purged')
     if stack.status != 'IN_PROGRESS':
-        return Finding(stack, 'finish', f'its end as {stack.action}_{stack.status} was not '
+        return Finding(stack, Plan.FINISH, f'its end as {stack.action}_{stack.status} was not '
                        f'carried through')
     if not view.traversal.written:
         return _never_written(stack, policy)
     if not view.traversal.requires:
-        return Finding(stack, 'finish', 'it has nothing to do and did not end')
+        return Finding(stack, Plan.FINISH, 'it has nothing to do and did not end')
     return None
 
 
@@ -264,7 +318,7 @@ def _never_written(stack: Stack, policy: Policy) -> Finding:
         # Its traversal is the snapshot's id, so there can be no other.
         return Finding(stack, Plan.FAIL, 'the engine that began the snapshot has died: take it '
                        'again')
-    return Finding(stack, 'restart', 'its traversal was never written out')
+    return Finding(stack, Plan.RESTART, 'its traversal was never written out')
 
 
 def workers(view: View, node: graph.Node) -> list[Resource]:

@@ -42,7 +42,7 @@ from heat_liveness import conf
 from heat_liveness import engine as engines
 from heat_liveness.db.database import Database
 from heat_liveness.db.members import Members, ServiceRow
-from heat_liveness.heat import bridge
+from heat_liveness.heat import bridge, tables
 from heat_liveness.heat.rows import HeatRows
 
 LOG = logging.getLogger(__name__)
@@ -53,10 +53,7 @@ _LONGEST_GAP_SECONDS = 30.0
 """Longer between two looks than this, and nothing is known of what was in between."""
 _PINGERS = 8
 
-_service = sa.table(
-    'service', *map(sa.column, (
-        'engine_id', 'host', 'hostname', 'binary', 'topic', 'report_interval', 'deleted_at')),
-    sa.column('created_at', sa.DateTime()), sa.column('updated_at', sa.DateTime()))
+_service = tables.service
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -52,11 +52,12 @@ def rules(settings: conf.Settings, owner: ServiceRow, only: Collection[str] | No
 def policy(settings: conf.Settings, *, preempts: bool) -> sweep.Policy:
     """Return what a sweep goes by."""
     return sweep.Policy(
-        lost_message_time=settings.lost_message_time,
+        lost_message_time=settings.lost_message_time, sweep_interval=settings.sweep_interval,
         stack_timeout=float(cfg.CONF.stack_action_timeout),
         abandons=bool(cfg.CONF.enable_stack_abandon), graphless=calls.GRAPHLESS,
         # Without a lock: 2 to the power of the try, and up to 2 s of jitter.
-        retry_pause=2.0 ** cfg.CONF.action_retry_limit + 4, preempts=preempts)
+        retry_pause=2.0 ** cfg.CONF.action_retry_limit + 4, preempts=preempts,
+        timed_out=calls.timed_out)
 
 
 class HeatWork:

@@ -201,8 +201,8 @@ def test_a_dead_engine_neither_sends_nor_uses_nor_gives(heat: Heat) -> None:
     assert not send(heat, mine)
     assert not use(heat, theirs, 'me')
     assert not heat.orders.message(heat.the_stack(), TWO, 'r2', 'quiet', 'me')
-    assert not heat.orders.stack(heat.the_stack(), 'restart', 'quiet', 'me')
-    assert not heat.orders.stack(heat.the_stack(), 'restart', 'quiet', 'nobody')
+    assert not heat.orders.stack(heat.the_stack(), Plan.RESTART, 'quiet', 'me')
+    assert not heat.orders.stack(heat.the_stack(), Plan.RESTART, 'quiet', 'nobody')
     assert [heat.found(order).status for order in (mine, theirs)] == ['claimed', 'sent']
     assert heat.entries('message') == heat.entries('stack') == []
 
@@ -365,17 +365,23 @@ def test_of_two_who_give_the_same_order_one_does(heat: Heat) -> None:
     stack = heat.the_stack()
     for give in (
             functools.partial(heat.orders.message, stack, ONE, 'r1', 'quiet'),
-            functools.partial(heat.orders.stack, stack, 'restart', 'never written')):
+            functools.partial(heat.orders.stack, stack, Plan.RESTART, 'never written')):
         results = at_once(*(functools.partial(give, giver) for giver in ('me', 'other')))
         assert sorted(results, key=str) == [False, True]
 
 
-@pytest.mark.parametrize('plan', ['restart', 'time out', 'finish', Plan.FAIL, 'end the delete'])
-def test_each_plan_for_a_stack_is_given_once_in_a_traversal(heat: Heat, plan: str) -> None:
+STORED = {Plan.RESTART: 0, Plan.TIME_OUT: 1, Plan.FINISH: 2, Plan.FAIL: 3, Plan.END_DELETE: 4,
+          Plan.PURGE: 5}
+"""The generation of each plan, by which engines of two releases know that it was given."""
+
+
+@pytest.mark.parametrize('plan', STORED)
+def test_each_plan_for_a_stack_is_given_once_in_a_traversal(heat: Heat, plan: Plan) -> None:
     stack = heat.the_stack()
     assert heat.orders.stack(stack, plan, 'a reason', 'me')
     order, = heat.orders.of('me', 9)
     assert (order.kind, order.plan, order.reason) == ('stack', plan, 'a reason')
+    assert order.generation == STORED[plan]
     assert (order.name, order.traversal, order.node) == ('name of s1', 't1 of s1', None)
     heat.orders.close(order.id, 'me', 'it was begun anew')
     assert not heat.orders.stack(stack, plan, 'another reason', 'other')
@@ -384,15 +390,15 @@ def test_each_plan_for_a_stack_is_given_once_in_a_traversal(heat: Heat, plan: st
 
 def test_the_plans_for_a_stack_do_not_hinder_each_other(heat: Heat) -> None:
     stack = heat.the_stack()
-    for plan in ('restart', 'time out', 'finish', Plan.FAIL, 'end the delete'):
+    for plan in STORED:
         assert heat.orders.stack(stack, plan, 'a reason', 'me')
-    assert len(heat.orders.of('me', 9)) == 5
+    assert len(heat.orders.of('me', 9)) == len(STORED)
 
 
 def test_whether_a_message_of_this_traversal_was_sent_again_is_known(heat: Heat) -> None:
     stack = heat.the_stack()
     heat.order()
-    heat.orders.stack(stack, 'finish', 'a reason', 'me')
+    heat.orders.stack(stack, Plan.FINISH, 'a reason', 'me')
     assert not heat.orders.resent('s1', 't1 of s1')
     heat.orders.message(stack, ONE, 'r2', 'quiet', 'me')
     assert heat.orders.resent('s1', 't1 of s1')

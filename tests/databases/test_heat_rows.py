@@ -381,7 +381,7 @@ def test_the_resource_of_a_nested_stack_waits_until_that_has_ended(heat: Heat) -
     assert heat.take_over() == {1: Plan.WAIT, 2: Plan.CREATE_AGAIN}
     assert heat.state(1) == ('CREATE', 'IN_PROGRESS', 'dead', 1)
     assert [entry.detail['resource_id'] for entry in heat.entries()] == [2]
-    heat.change(tables.stack, 'c1', status='FAILED')
+    heat.change(tables.stack, 'c1', status='COMPLETE')
     assert heat.take_over() == {1: Plan.RUN_AGAIN}
 
 
@@ -684,6 +684,24 @@ def test_the_child_of_a_resource_is_known_by_its_id_or_by_its_name(heat: Heat) -
         1: 'c1', 2: 'c2', 3: None, 10: None}
 
 
+@pytest.mark.parametrize(('values', 'failure'), [
+    ({}, 'of no quota'), ({'action': 'UPDATE', 'updated_at': tables.ago(1)}, 'of no quota'),
+    ({'status_reason': None}, 'no reason was given'),
+    ({'status': 'COMPLETE'}, None), ({'status': 'IN_PROGRESS'}, None),
+    ({'action': 'DELETE'}, None), ({'created_at': tables.ago(99)}, None),
+    ({'created_at': None}, None)], ids=str)
+def test_a_nested_stack_has_failed_if_it_has_in_this_operation(
+        heat: Heat, values: dict[str, Any], failure: str | None) -> None:
+    """What failed before, this operation may be about to mend."""
+    heat.change(tables.stack, 's1', action='UPDATE', updated_at=tables.ago(5))
+    heat.stack('c1', owner_id='s1', parent_resource_name='r1', **{
+        'status': 'FAILED', 'status_reason': 'of no quota', **values})
+    view = heat.rows.view('s1')
+    assert view is not None
+    (_, child), = view.children
+    assert child.failure == failure
+
+
 def test_what_a_replacement_replaces_is_followed_to_the_first(heat: Heat) -> None:
     heat.resource(1)
     heat.resource(10, replaces=1)
@@ -807,7 +825,7 @@ def test_stacks_whose_delete_failed_at_their_project_are_found_if_they_are_ours(
             'd': {'deleted_at': times.now()}, 'e': {'convergence': False}}.items():
         heat.stack(stack_id, **{**failed, **values})
     for stack_id in ('a', 'c'):
-        assert heat.orders.stack(heat.the_stack(stack_id), 'finish', 'a reason', 'me')
+        assert heat.orders.stack(heat.the_stack(stack_id), Plan.FINISH, 'a reason', 'me')
     assert [stack.id for stack in heat.rows.half_deleted()] == ['a']
 
 

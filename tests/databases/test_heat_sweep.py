@@ -52,7 +52,8 @@ class Observer:
         """Look, so many seconds after the last time."""
         self.clock.forward(seconds)
         return self.sweep.look(sweep.Policy(
-            **{'lost_message_time': QUIET, 'stack_timeout': 3600.0, **policy}), only, self.endings)
+            **{'lost_message_time': QUIET, 'sweep_interval': 10.0, 'stack_timeout': 3600.0,
+               **policy}), only, self.endings)
 
     def watch(self, **policy: Any) -> list[Finding]:
         """Return what hangs when everything has been quiet for long enough."""
@@ -331,6 +332,17 @@ def test_a_delete_fails_where_it_may_be_an_abandon(
     assert plans == ['send again' if written else 'restart']
 
 
+@pytest.mark.parametrize(('action', 'node'), [('DELETE', CLEANUP), ('ADOPT', ONE)])
+def test_a_long_queue_alone_fails_nothing(
+        heat: Heat, observer: Observer, action: str, node: Node) -> None:
+    hang(heat, node, action=action)
+    observer.endings = []
+    assert observer.watch(abandons=True) == []
+    for _ in range(8):
+        assert observer.look(QUIET, abandons=True) == []
+    assert [found.plan for found in observer.look(QUIET, abandons=True)] == [Plan.FAIL]
+
+
 def test_an_update_goes_on_where_stacks_may_be_abandoned(heat: Heat, observer: Observer) -> None:
     hang(heat, CLEANUP, action='UPDATE')
     assert [found.plan for found in observer.watch(abandons=True)] == ['send again']
@@ -344,6 +356,77 @@ def test_what_was_to_be_adopted_fails_and_what_was_adopted_goes_on(
     assert found.reason.startswith('what its resources were to be adopted from is not kept')
     heat.change(tables.resource, 1, action='ADOPT')
     assert told(observer.look(QUIET)) == [SENT]
+
+
+# What has failed, though its stack does not know yet.
+
+HEATS = 'ValueError: resources.r1: it was told to'
+OURS = 'Engine dead ended during UPDATE; me took over'
+
+
+@pytest.mark.parametrize(('stack', 'row'), [
+    ('UPDATE', 'UPDATE'), ('RESTORE', 'UPDATE'), ('ADOPT', 'ADOPT'), ('CREATE', 'ADOPT'),
+    ('CREATE', 'CHECK')])
+@pytest.mark.parametrize('reason', [
+    HEATS, 'resources.r1: it was told to', 'Forbidden: Resources.r1: as in a CFN template',
+    'ValueError: resources.r1.resources.inner: it was told to'])
+def test_a_resource_that_has_failed_fails_its_stack_with_the_same_reason(
+        heat: Heat, observer: Observer, stack: str, row: str, reason: str) -> None:
+    """It would be replaced, or (what is external) taken for done."""
+    hang(heat, action=stack, row={'action': row, 'status': 'FAILED', 'status_reason': reason,
+                                  'current_template_id': 2, 'nova_instance': 'old'})
+    observer.endings = []
+    found, = observer.watch()
+    assert told([found]) == [('s1', Plan.FAIL, None, '')]
+    assert found.reason == f'Resource {row} failed: {reason}'
+
+
+def test_a_number_may_be_a_name(heat: Heat, observer: Observer) -> None:
+    hang(heat, action='UPDATE', row={
+        'name': '5', 'action': 'UPDATE', 'status': 'FAILED', 'current_template_id': 2,
+        'status_reason': 'ValueError: resources[5]: it was told to'})
+    assert [found.plan for found in observer.watch()] == [Plan.FAIL]
+
+
+@pytest.mark.parametrize(('stack', 'row'), [
+    ('UPDATE', {'status': 'COMPLETE'}), ('UPDATE', {'status': 'IN_PROGRESS'}),
+    ('UPDATE', {'current_template_id': 1}), ('UPDATE', {'status_reason': OURS}),
+    ('UPDATE', {'status_reason': 'Worker went down during resource UPDATE'}),
+    ('UPDATE', {'status_reason': None}),
+    ('UPDATE', {'status_reason': 'ValueError: resources.r10: of another'}),
+    ('UPDATE', {'action': 'CREATE'}), ('CREATE', {'action': 'CREATE'}),
+    ('CREATE', {'action': 'DELETE'}), ('ROLLBACK', {}), ('CHECK', {'action': 'CHECK'}),
+    ('RESUME', {'action': 'RESUME'}), ('SUSPEND', {}),
+], ids=str)
+def test_a_failure_that_may_be_an_older_one_or_ours_fails_nothing(
+        heat: Heat, observer: Observer, stack: str, row: dict[str, Any]) -> None:
+    hang(heat, action=stack, row={'action': 'UPDATE', 'status': 'FAILED', 'status_reason': HEATS,
+                                  'current_template_id': 2, **row})
+    assert told(observer.watch()) == [SENT]
+
+
+def test_what_failed_with_its_nested_stack_fails_its_stack(
+        heat: Heat, observer: Observer) -> None:
+    hang(heat, row={'action': 'CREATE', 'status': 'FAILED', 'nova_instance': 'c1'})
+    heat.stack('c1', [], owner_id='s1', parent_resource_name='r1', status='FAILED',
+               status_reason='Resource CREATE failed: of no quota', written=False)
+    found, = observer.watch()
+    assert told([found]) == [('s1', Plan.FAIL, None, '')]
+    assert found.reason == ('resource r1 failed with its nested stack name of c1 (c1): '
+                            'Resource CREATE failed: of no quota')
+
+
+def test_what_was_replaced_may_have_failed(heat: Heat, observer: Observer) -> None:
+    hang(heat, action='UPDATE', row={'action': 'UPDATE', 'status': 'FAILED',
+                                     'status_reason': HEATS, 'current_template_id': 2})
+    heat.resource(10, **{**IDLE, 'name': 'r1', 'replaces': 1})
+    assert told(observer.watch()) == [SENT]
+
+
+def test_what_could_not_be_adopted_is_not_made_instead(heat: Heat, observer: Observer) -> None:
+    hang(heat, ONE, TWO, action='ADOPT', row={'action': 'ADOPT'})
+    heat.change(tables.resource, 2, status='FAILED', nova_instance='old', status_reason=OURS)
+    assert {found.plan for found in observer.watch()} == {Plan.FAIL}
 
 
 # Traversals that were not written out, and ends that were not carried through.
@@ -435,6 +518,29 @@ def test_a_timeout_is_told_though_somebody_works_on_the_stack(
     found, = observer.look()
     assert told([found]) == [('s1', 'time out', None, '')]
     assert found.reason.startswith('its CREATE began 37')
+
+
+def test_the_clock_of_the_database_alone_times_nothing_out(
+        heat: Heat, observer: Observer) -> None:
+    hang(heat, created_at=tables.ago(3700))
+    hang(heat, TWO, stack_id='s2', created_at=tables.ago(3700))
+    ahead = {'timed_out': lambda stack_id: stack_id == 's2'}
+    assert told(observer.look(**ahead)) == [('s2', 'time out', None, '')]
+    # And the other is helped along.
+    assert SENT in told(observer.look(QUIET, **ahead))
+
+
+@pytest.mark.parametrize('time', [None, 'yesterday', '0000-00-00 00:00:00'])
+def test_a_stack_that_began_at_no_time_hinders_nobody(
+        heat: Heat, observer: Observer, time: str | None) -> None:
+    hang(heat)
+    hang(heat, TWO, stack_id='s2')
+    heat.run(sa.text("UPDATE stack SET created_at = :time WHERE id = 's1'").bindparams(time=time))
+    assert told(observer.watch()) == [SENT, ('s2', 'send again', TWO, 'r2')]
+    # Nor does it hinder the takeover of what its engine held beside it.
+    for number, stack_id in ((3, 's1'), (4, 's2')):
+        heat.resource(number, stack_id=stack_id, action='UPDATE')
+    assert set(heat.take_over()) == {3, 4}
 
 
 def test_a_stack_past_its_timeout_is_not_helped_along(heat: Heat, observer: Observer) -> None:
@@ -587,6 +693,16 @@ def test_the_engine_that_ended_last_may_have_died_of_a_message(
                         Ending('earlier', 3.0, blamed=True)]
     found, = observer.watch()
     assert found.culprit == 'dead'
+
+
+def test_who_ended_before_the_last_step_did_not_die_of_the_next(
+        heat: Heat, observer: Observer) -> None:
+    hang(heat, created_at=tables.ago(1000))
+    for ended, culprit in ((QUIET + 11, None), (QUIET + 9, 'dead')):
+        observer.endings = [Ending('dead', ended, blamed=True)]
+        observer.sweep = sweep.Sweep(heat.rows, observer.clock)
+        found, = observer.watch()
+        assert found.culprit == culprit
 
 
 def test_where_something_is_still_to_be_adopted_nothing_is_sent(

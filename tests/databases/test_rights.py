@@ -30,6 +30,7 @@ from heat_liveness.db import migration, models, schema
 from heat_liveness.db.database import Database
 from heat_liveness.heat import watcher
 from heat_liveness.heat.graph import Node
+from heat_liveness.heat.plans import Plan
 from tests.bed.server import Server
 from tests.databases import heat_tables as tables
 from tests.databases.conftest import Bed
@@ -214,7 +215,7 @@ def heat_work(owner: Heat, mine: Heat) -> None:
         assert mine.orders.close(order.id, me, 'done')
         stack = mine.the_stack()
         assert mine.orders.message(stack, Node(2, is_update=True), 'r2', 'a test', me)
-        assert mine.orders.stack(stack, 'restart', 'a test', me)
+        assert mine.orders.stack(stack, Plan.RESTART, 'a test', me)
         mine.orders.abandoned()
         mine.orders.restarts(order)
         mine.rows.hooked([1])

@@ -28,6 +28,7 @@ OLD, NEW, OTHER = 1, 2, 3
 """Templates: the stack's previous one, its present one, and some other."""
 UPDATE, CLEANUP = (graph.Node(7, is_update) for is_update in (True, False))
 DONE_CHILD = Child('c1', 'nested', in_progress=False)
+FAILED_CHILD = Child('c1', 'nested', in_progress=False, failure='Resource CREATE failed')
 BUSY_CHILD = Child('c1', 'nested', in_progress=True)
 ACTIONS = ('CREATE', 'ADOPT', 'UPDATE', 'DELETE', 'ROLLBACK', 'SUSPEND', 'RESUME', 'CHECK',
            'SNAPSHOT', 'RESTORE')
@@ -43,8 +44,8 @@ def stack(action: str = 'CREATE', **changes: Any) -> Stack:
 def resource(action: str = 'CREATE', stack_action: str = 'CREATE', **changes: Any) -> Resource:
     return Resource(**{
         'id': 7, 'name': 'r', 'action': action, 'status': 'IN_PROGRESS', 'engine_id': 'dead',
-        'atomic_key': 1, 'physical_id': 'p', 'replaces': None, 'template_id': OLD,
-        'updated_at': AFTER, 'stack': stack(stack_action), **changes})
+        'atomic_key': 1, 'status_reason': None, 'physical_id': 'p', 'replaces': None,
+        'template_id': OLD, 'updated_at': AFTER, 'stack': stack(stack_action), **changes})
 
 
 def state(row: Resource, decision: Decision) -> tuple[str, str, str | None]:
@@ -97,6 +98,18 @@ CASES = {
     'a nested stack whose id was never written is given it': Case(
         row=resource(**BARE), child=DONE_CHILD, plan=Plan.RUN_AGAIN, state=('CREATE', 'FAILED'),
         physical_id='c1'),
+    'what waited for a nested stack that has failed has failed too': Case(
+        row=resource(**BARE), child=FAILED_CHILD, plan=Plan.FAIL, state=('CREATE', 'FAILED'),
+        physical_id='c1'),
+    'what updated a nested stack that has failed has failed too': Case(
+        row=resource('UPDATE', 'UPDATE'), child=FAILED_CHILD, plan=Plan.FAIL,
+        state=('UPDATE', 'FAILED'), physical_id='c1'),
+    'a nested stack that has failed does not hinder its delete': Case(
+        row=resource(stack_action='DELETE'), node=CLEANUP, child=FAILED_CHILD,
+        plan=Plan.RUN_AGAIN, state=('CREATE', 'FAILED'), physical_id='c1'),
+    'nor another action': Case(
+        row=resource('CHECK', 'CHECK'), child=FAILED_CHILD, plan=Plan.RUN_AGAIN,
+        state=('CHECK', 'IN_PROGRESS')),
     'a nested stack whose id was never written is deleted too': Case(
         row=resource(stack_action='DELETE', **BARE), node=CLEANUP, child=DONE_CHILD,
         plan=Plan.RUN_AGAIN, state=('CREATE', 'FAILED'), physical_id='c1'),
@@ -258,6 +271,11 @@ CASES = {
 }
 
 
+def test_a_resource_fails_with_the_reason_of_its_nested_stack() -> None:
+    assert plans.decide(resource(), UPDATE, FAILED_CHILD).reason == (
+        'resource r failed with its nested stack nested (c1): Resource CREATE failed')
+
+
 @pytest.mark.parametrize('case', CASES.values(), ids=CASES.keys())
 def test_what_is_decided(case: Case) -> None:
     decision = plans.decide(case.row, case.node, case.child, abandons=case.abandons,
@@ -279,8 +297,9 @@ def test_poison_fails_its_stack_and_says_whom_it_killed(status: str, expected: s
 
 def test_what_a_plan_does_with_the_lock() -> None:
     done = {plan: Decision(plan, 'a reason') for plan in Plan}
-    assert {plan for plan in Plan if not done[plan].clears} == {Plan.WAIT, Plan.LEAVE_ALONE}
-    assert {plan for plan in Plan if done[plan].clears and not done[plan].sends} == {Plan.RELEASE}
+    sends = {Plan.CREATE_AGAIN, Plan.REPLACE, Plan.RUN_AGAIN, Plan.FAIL}
+    assert {plan for plan in Plan if done[plan].sends} == sends
+    assert {plan for plan in Plan if done[plan].clears} == {*sends, Plan.RELEASE}
 
 
 def test_an_operation_is_named_by_its_action_and_its_beginning() -> None:
@@ -325,7 +344,7 @@ class Situation:
 
 situations = st.builds(
     Situation, row=_rows, node=st.sampled_from([None, UPDATE, CLEANUP]),
-    child=st.sampled_from([None, DONE_CHILD, BUSY_CHILD]), abandons=st.booleans(),
+    child=st.sampled_from([None, DONE_CHILD, FAILED_CHILD, BUSY_CHILD]), abandons=st.booleans(),
     fenced=st.booleans())
 
 

@@ -15,14 +15,16 @@
 """Orders: each is carried out once, and what cannot be carried out is told with its reason."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
-from bench import CONVERGENT, Bench, before, chain
+from bench import CONVERGENT, Bench, Counted, before, chain
 from heat.tests.convergence.framework import processes
 from oslo_config import cfg
 
 CHECK = 'heat.engine.check_resource:CheckResource'
+MARK_FAILED = 'heat.engine.stack:Stack.mark_failed'
 CAST = 'heat.rpc.worker_client:WorkerClient.check_resource'
 
 
@@ -131,6 +133,26 @@ def test_a_stack_past_its_timeout_is_timed_out(
         assert bench.resources() == []
 
 
+@pytest.mark.parametrize('disable_rollback', [True, False])
+def test_an_update_that_failed_fails_its_stack_though_the_engine_died(
+        bench: Bench, *, disable_rollback: bool) -> None:
+    bench.create()
+    bench.work()
+    bench.dies(before(MARK_FAILED), lambda bench: bench.update(
+        chain('a', 'b', a='fail'), disable_rollback=disable_rollback))
+    assert bench.state == 'UPDATE_IN_PROGRESS'
+    bench.recover()
+    assert bench.ended
+    # A rollback replaces what has failed, as it does where nobody dies.
+    assert bench.calls('create', 'a') == ['survivor'] * (1 if disable_rollback else 2)
+    assert bench.calls('update', 'a') == ['doomed']
+    if disable_rollback:
+        assert bench.state == 'UPDATE_FAILED'
+        assert bench.reason == 'Resource UPDATE failed: ValueError: resources.a: it was told to'
+    else:
+        assert bench.state == 'ROLLBACK_COMPLETE', bench.reason
+
+
 def test_a_resource_that_kills_is_given_to_nobody_any_more(bench: Bench) -> None:
     bench.dies(bench.at('create', 'a'), Bench.create, 'first')
     for name in ('second', 'third'):
@@ -184,6 +206,25 @@ def test_an_adopt_is_failed_and_not_rolled_back(bench: Bench, window: str) -> No
     assert bench.state == 'ADOPT_FAILED'
     assert 'to be adopted from is not kept' in bench.reason
     assert bench.calls('delete') == []
+
+
+@pytest.mark.usefixtures('adopts_and_abandons')
+def test_what_could_not_be_adopted_fails_its_stack_though_the_engine_died(
+        bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not made instead: a later update would delete what was to be adopted."""
+    def handle_adopt(self: Any, resource_data: Mapping[str, Any]) -> None:
+        self.resource_id_set(resource_data['resource_id'])
+        if self.name == 'b':
+            raise ValueError('it cannot be adopted')
+
+    monkeypatch.setattr(Counted, 'handle_adopt', handle_adopt)
+    bench.dies(before(MARK_FAILED), lambda bench: bench.create(adopt_stack_data=ADOPTED))
+    bench.recover()
+    assert bench.state == 'ADOPT_FAILED'
+    assert bench.reason == (
+        'Resource ADOPT failed: ValueError: resources.b: it cannot be adopted')
+    assert {row.physical_id for row in bench.resources()} == {'old a', 'old b'}
+    assert bench.calls('create') == bench.calls('delete') == []
 
 
 @pytest.mark.usefixtures('adopts_and_abandons')
