@@ -149,6 +149,9 @@ def do(configuration: Any, settings: conf.Settings, only: str | None,
             identity.engine_id)]
         deaths = [f'Engine {entry.engine_id} was declared dead.' for entry in Journal(
             database).search(identity.engine_id, 'death')]
+    except KeyboardInterrupt:
+        say('It ends before all is done; whoever recovers next goes on with it.')
+        raise
     finally:
         calls.wait_for_traversals()
         live.stop()

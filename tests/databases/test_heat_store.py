@@ -232,7 +232,7 @@ def recover(heat: Heat, rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> Recove
     made = agent.Liveness
 
     def liveness(*arguments: Any, **more: Any) -> agent.Liveness:
-        live = made(*arguments, **more, clock=clock, timer=fakes.Timer())
+        live = made(*arguments, **{'clock': clock, 'timer': fakes.Timer(), **more})
         scan = live.observer.scan
 
         def beat_and_scan() -> Any:
@@ -304,3 +304,26 @@ def test_the_dry_run_tells_of_who_is_silent(crew: Crew, recover: Recover) -> Non
     assert 'r2: create again, as' in told
     assert 'engine killed was to do that' in told
     assert heat.state(1)[2] == 'plug'
+
+
+def test_recovering_that_is_interrupted_leaves_and_whoever_sweeps_goes_on(
+        crew: Crew, rooms: Rooms, recover: Recover, monkeypatch: pytest.MonkeyPatch) -> None:
+    heat = crew.heat
+    heat.kill(crew.engine('dead engine', ENGINE))
+    heat.resource(1, engine_id='dead engine')
+    # Keystone is away.
+    rooms.calls.load = None
+
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rooms.recover.time, 'sleep', interrupt)
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        recover(say=said.append)
+    command, = heat.orders.abandoned()
+    assert state(heat, command) == 'left'
+    assert 'whoever recovers next' in said[-1]
+    rooms.calls.load = lambda stack_id: None
+    crew.live('survivor', ENGINE).scan()
+    assert heat.orders.claimers([command]) == set()
