@@ -116,6 +116,14 @@ def _considered(heat: rows.HeatRows, owner: ServiceRow, settings: conf.Settings,
             settings, owner, only, tokened=False))]
 
 
+class _OneGo(observed.ObservedWork):
+    """The work store of the command."""
+
+    def _sweeps(self) -> bool:
+        # Another one, for another stack or about to end, may be older; orders are unique.
+        return True
+
+
 def do(configuration: Any, settings: conf.Settings, only: str | None,
        say: Callable[[str], None]) -> str:
     """Recover; see :func:`.standalone.recover`."""
@@ -126,7 +134,7 @@ def do(configuration: Any, settings: conf.Settings, only: str | None,
     _require(rows.HeatRows(database), only)
     live = agent.Liveness(
         identity, settings, database,
-        lambda context: observed.ObservedWork(context, only=only), configuration=configuration)
+        lambda context: _OneGo(context, only=only), configuration=configuration)
     store: Any = live.work
     told = ''
     try:

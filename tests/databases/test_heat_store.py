@@ -327,3 +327,14 @@ def test_recovering_that_is_interrupted_leaves_and_whoever_sweeps_goes_on(
     rooms.calls.load = lambda stack_id: None
     crew.live('survivor', ENGINE).scan()
     assert heat.orders.claimers([command]) == set()
+
+
+def test_recovering_sweeps_beside_an_older_command(crew: Crew, recover: Recover) -> None:
+    heat = crew.heat
+    crew.engine('older', RECOVER)
+    crew.engine('gone', AGENT)
+    heat.resource(1)
+    heat.take_over(taker='gone')
+    heat.members.leave('gone')
+    assert 'r1: create again' in recover()
+    assert heat.orders.claimers(['gone']) == set()
