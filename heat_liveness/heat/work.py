@@ -101,7 +101,9 @@ class HeatWork:
         room, now = self._room(), self._clock.now()
         if not room or self._paused.get(owner.engine_id, now) > now:
             return Claim(0, more=True)
-        self._rows.hide_service(owner.engine_id)
+        if owner.judged:
+            # What beats in Heat's table alone may have to come back there.
+            self._rows.hide_service(owner.engine_id)
         self._waiting = {key: until for key, until in self._waiting.items() if until > now}
         try:
             adopted = self._orders.adopt(owner, self._me, room, self._only)

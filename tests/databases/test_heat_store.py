@@ -20,12 +20,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from heat_liveness import agent, conf
 from heat_liveness import engine as engines
-from heat_liveness.db import models
+from heat_liveness.db import models, times
 from heat_liveness.db.database import Database
 from heat_liveness.heat import bridge
+from tests.databases import heat_tables as tables
 from tests.databases.heat_tables import Heat
 from tests.unit import fakes
 
@@ -218,6 +220,26 @@ def test_what_an_engine_held_is_taken_over_before_it_counts_as_silent_no_more(
         crew.run(live, 2)
         assert crew.clock.now() < 2000
     assert heat.read(1)['engine_id'] is None
+
+
+@pytest.mark.parametrize('knows_us', [False, True])
+def test_what_may_come_back_keeps_its_row_in_heats_own_table(
+        crew: Crew, rooms: Rooms, *, knows_us: bool) -> None:
+    heat = crew.heat
+    if knows_us:
+        crew.engine('e1', ENGINE)
+    else:
+        heat.members.introduce('e1', 'h', 'h', *ENGINE, 60)
+    heat.kill('e1')
+    heat.resource(1, engine_id='e1')
+    heat.run(tables.service.insert().values(
+        id='e1', engine_id='e1', binary=bridge.BINARY, report_interval=60, created_at=times.now()))
+    rooms.calls.ping = lambda engine_id: False
+    crew.live('agent', AGENT, rooms.observed.ObservedWork).scan()
+    assert heat.read(1)['engine_id'] is None
+    with heat.database.autocommit() as connection:
+        deleted_at = connection.scalar(sa.select(tables.service.c.deleted_at))
+    assert (deleted_at is not None) is knows_us
 
 
 Recover = Callable[..., str]
