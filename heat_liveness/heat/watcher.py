@@ -217,10 +217,11 @@ class Watcher:
             return None
 
     def _declare(self, engine: Observed, watch: _Watch, *, mass: bool) -> ServiceRow | None:
+        if observed(self._database).get(engine.engine_id, engine).beat != watch.beat:
+            return None
         row = self._members.introduce(engine.engine_id, engine.host, engine.hostname,
                                       bridge.BINARY, bridge.TOPIC, engine.report_interval)
-        if row is None or not row.live or observed(self._database).get(
-                engine.engine_id, engine).beat != watch.beat:
+        if row is None or not row.live:
             return None
         detail = {'watched_seconds': round(watch.watched, 1), 'window_seconds': self.window(engine),
                   'pings_missed': watch.pings, 'last_beat': str(watch.beat)}

@@ -271,18 +271,19 @@ def test_who_was_revived_by_another_is_watched_from_the_beginning(fleet: Fleet) 
     assert fleet.look(15) == {'e1'}
 
 
-def test_a_beat_in_the_last_moment_prevents_the_verdict(
+def test_a_beat_in_the_last_moment_prevents_the_verdict_and_leaves_no_row_behind(
         fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet.die('e1')
     fleet.look(235)
-    introduce = fleet.heat.members.introduce
 
-    def late(*arguments: object) -> object:
+    def late(engine_id: str) -> bool:
+        # It was busy, and beats while it is asked.
         fleet.beat('e1')
-        return introduce(*arguments)  # type: ignore[arg-type]
+        return False
 
-    monkeypatch.setattr(fleet.heat.members, 'introduce', late)
+    monkeypatch.setattr(fleet.watcher, '_ping', late)
     assert fleet.look(10) == set()
+    assert fleet.heat.members.read('e1') is None
 
 
 def test_when_most_hosts_fall_silent_at_once_it_waits_longer(fleet: Fleet) -> None:
