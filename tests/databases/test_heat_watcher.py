@@ -313,5 +313,5 @@ def test_a_database_that_is_away_is_an_error_and_no_verdict(fleet: Fleet) -> Non
     fleet.heat.run(tables.service.delete())
     with fleet.heat.database.transaction() as connection:
         connection.exec_driver_sql('DROP TABLE service')
-    with pytest.raises(errors.SchemaError):
+    with pytest.raises(errors.SchemaError, match='The table service is missing'):
         fleet.look(5)
