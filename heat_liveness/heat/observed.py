@@ -60,14 +60,14 @@ class ObservedWork(HeatWork):
             self._watched = now
             self.watcher.look()
             self._relieve()
-            for stack in self._rows.half_deleted():
-                self._end_delete(stack)
         super().search()
 
     def _look_at_all(self) -> None:
         super()._look_at_all()
         # Of those who are silent no longer some were declared dead meanwhile.
         self._relieve()
+        for stack in self._rows.half_deleted():
+            self._end_delete(stack)
 
     def _relieve(self) -> None:
         for row in self.ended():

@@ -162,16 +162,16 @@ class HeatWork:
             observer.scan()
         if self._swept is None or now - self._swept >= self._settings.sweep_interval:
             self._swept = now
-            self._look_at_all()
+            if self._sweeps():
+                self._look_at_all()
+            else:
+                self._observers = {}
 
     def _sweeps(self) -> bool:
         """Return whether it is this engine that sweeps for all."""
         return self._members.eldest(self._identity, self._settings.candidate_age) == self._me
 
     def _look_at_all(self) -> None:
-        if not self._sweeps():
-            self._observers = {}
-            return
         self._watch_the_silent()
         for finding in self._sweep.look(policy(self._settings, preempts=not self.delivery.tokened),
                                         self._only, self._members.endings(bridge.BINARY)):

@@ -222,6 +222,19 @@ def test_what_an_engine_held_is_taken_over_before_it_counts_as_silent_no_more(
     assert heat.read(1)['engine_id'] is None
 
 
+@pytest.mark.parametrize(('elder', 'sweeps'), [(False, 3), (True, 0)])
+def test_deletes_that_failed_at_their_project_are_looked_for_at_each_sweep_by_who_sweeps(
+        crew: Crew, rooms: Rooms, monkeypatch: pytest.MonkeyPatch, *, elder: bool,
+        sweeps: int) -> None:
+    if elder:
+        crew.engine('elder', AGENT)
+    live: Any = crew.live('agent', AGENT, rooms.observed.ObservedWork)
+    asked: list[bool] = []
+    monkeypatch.setattr(live.work._rows, 'half_deleted', lambda: asked.append(True) or [])
+    crew.run(live, 30)
+    assert len(asked) == sweeps
+
+
 @pytest.mark.parametrize('knows_us', [False, True])
 def test_what_may_come_back_keeps_its_row_in_heats_own_table(
         crew: Crew, rooms: Rooms, *, knows_us: bool) -> None:
