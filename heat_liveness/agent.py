@@ -27,6 +27,7 @@ Whatever declares this engine dead ends its process at once, without unwinding: 
 is still running in other threads must not get another chance to write.
 """
 
+import functools
 import logging
 import os
 import random
@@ -85,10 +86,12 @@ class Liveness:
         chance = chance or random.Random()  # noqa: S311 - spreads load, hides nothing
         self.membership = membership.Membership(
             identity, settings, members, self.gate, timer or _kernel_timer(), self._clock, chance)
+        observer = functools.partial(
+            detection.Observer, self.membership, settings, members, self._clock)
         self.work = work(Context(identity=identity, settings=settings, database=database,
                                  members=members, gate=self.gate, clock=self._clock,
-                                 configuration=configuration))
-        self.observer = detection.Observer(self.membership, settings, members, self._clock)
+                                 configuration=configuration, observer=observer))
+        self.observer = observer()
         self.takeover = takeover.Takeover(identity, settings, self.work, members,
                                           Journal(database), self.gate, self._clock, chance)
         self._stop = threading.Event()

@@ -117,11 +117,16 @@ class Scan:
 
 
 class Observer:
-    """One engine's watch over the engines of its binary and topic.  For use by one thread."""
+    """One engine's watch over the engines of one binary and topic.  For use by one thread."""
 
     def __init__(self, membership: Membership, settings: conf.Settings, members: Members,
-                 clock: clocks.Clock) -> None:
-        self._me = membership.identity
+                 clock: clocks.Clock, kind: tuple[str, str] | None = None) -> None:
+        """Begin with nothing seen.
+
+        :param kind: binary and topic of those that are watched; by default the engine's own
+        """
+        me = membership.identity
+        self._me = me if kind is None else dataclasses.replace(me, binary=kind[0], topic=kind[1])
         self._membership = membership
         self._settings = settings
         self._members = members

@@ -38,7 +38,7 @@ class DataRefused(DatabaseError):
 
 
 class SchemaError(LivenessError):
-    """The ``liveness_`` tables are missing or of another version."""
+    """Tables are missing, the ``liveness_`` tables or the service's own, or of another version."""
 
 
 class NotFound(LivenessError):

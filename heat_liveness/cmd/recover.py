@@ -12,6 +12,7 @@
 
 """``recover``: recovery in one go, by a driver that knows the service that is recovered."""
 
+import signal
 import sys
 from typing import Any
 
@@ -24,6 +25,7 @@ def once(config: Any, settings: conf.Settings, options: Any) -> str:
     """Recover once, or say what would be done.
 
     :raises ConfigError: the driver is not installed, or what it recovers is not
+    :raises KeyboardInterrupt: it was told to end, by SIGINT or SIGTERM, and has left
     """
     from stevedore import driver, exception
 
@@ -33,6 +35,8 @@ def once(config: Any, settings: conf.Settings, options: Any) -> str:
         raise errors.ConfigError(
             f'There is no driver {options.driver!r} in {GROUP}: install the package that has '
             f'it.') from error
+    # A command that ended without leaving would keep what it has claimed until it is found dead.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     return str(recover(config, settings, dry_run=options.dry_run, only=options.stack, say=_say))
 
 

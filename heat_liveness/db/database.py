@@ -281,9 +281,7 @@ class Database:
         except _ERRORS as error:
             text = sentence(error)
             if _is_missing_table(error):
-                raise errors.SchemaError(
-                    f'The tables are missing in {self.name}: run '
-                    f'"heat-liveness-manage db sync".') from error
+                raise errors.SchemaError(_missing(text, self.name)) from error
             if _is_contended(error):
                 raise errors.Contended(
                     f'Another transaction in {self.name} was first: {text}') from error
@@ -325,6 +323,15 @@ def _is_missing_table(error: BaseException) -> bool:
     return (isinstance(error, db_exception.DBNonExistentTable)
             or getattr(cause, 'sqlstate', None) == '42P01'
             or (bool(cause.args) and cause.args[0] == 1146))
+
+
+def _missing(text: str, name: str) -> str:
+    """Say what to do about a missing table, which each database names in its own way."""
+    table = re.search(r"""(?:no such table: |Table '|relation ")(?:[^'"\s]*\.)?(\w+)""", text)
+    if table is None or table[1].startswith('liveness_'):
+        return f'The tables are missing in {name}: run "heat-liveness-manage db sync".'
+    return (f'The table {table[1]} is missing in {name}: it belongs to the service whose work this '
+            f'is. Give the configuration of that service, or have it create its tables.')
 
 
 def _drop_if_misplaced(context: sa.engine.ExceptionContext) -> None:

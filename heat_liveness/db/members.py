@@ -268,6 +268,20 @@ class Members:
             rows = connection.execute(statement).all()
         return list({row.engine_id: row for row in _readable(rows)}.values())
 
+    def silent(self, candidate_age: float) -> list[ServiceRow]:
+        """Return the live rows, of each binary and topic, whose beat looks late.
+
+        It is older than ``candidate_age`` seconds, or from the future; and this protocol may judge
+        them.  Two ranges of one index, with nothing in them while all are well.
+        """
+        live = (_t.c.state.in_(models.LIVE), _t.c.protocol == engines.PROTOCOL_VERSION)
+        parts = (_t.c.updated_at < times.ago(sa.literal(candidate_age, sa.Float())),
+                 _t.c.updated_at > times.now())
+        statement = sa.union_all(*(sa.select(*_SHOWN).where(*live, part) for part in parts))
+        with self._database.autocommit() as connection:
+            rows = connection.execute(statement).all()
+        return list(_readable(rows))
+
     def eldest(self, observer: engines.Identity, candidate_age: float) -> str | None:
         """Return the engine of the observer's kind that joined first, of those that beat.
 
@@ -323,7 +337,8 @@ class Members:
         one wins, and none does when a beat came first.  Journal and declaration commit
         together.  Two statements in one transaction.
 
-        :param evidence: ``kernel``, ``watched`` or ``operator``
+        :param evidence: ``kernel``, ``watched`` or ``operator``; ``observed`` of an engine that
+            does not beat itself
         :param mass: the breaker had tripped; work taken over from it is not blamed
         :return: whether it is this observer who declared it
         """

@@ -59,12 +59,20 @@ class ObservedWork(HeatWork):
         if self._watched is None or now - self._watched >= _LOOK_SECONDS:
             self._watched = now
             self.watcher.look()
-            for row in self.ended():
-                while self.claim(row).pieces:
-                    pass
-            for stack in self._rows.half_deleted():
-                self._end_delete(stack)
+            self._relieve()
         super().search()
+
+    def _look_at_all(self) -> None:
+        super()._look_at_all()
+        # Of those who are silent no longer some were declared dead meanwhile.
+        self._relieve()
+        for stack in self._rows.half_deleted():
+            self._end_delete(stack)
+
+    def _relieve(self) -> None:
+        for row in self.ended():
+            while self.claim(row).pieces:
+                pass
 
     def ended(self) -> list[ServiceRow]:
         """Return the heat-engines that have ended and own work still."""

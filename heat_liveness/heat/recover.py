@@ -12,15 +12,17 @@
 
 """``heat-liveness-manage recover --once``: recovery in one go, for a cron job or an incident.
 
-It does what the agent does, once: it watches the engines that hold work and have ended, or do not
-beat, until it knows of each; takes over what the dead hold; waits until a lost message can
-be told from one that is late; has all of it carried out; and leaves.
+It does what the agent does, once: it watches the engines that own work and have ended, or do not
+beat, those that recovered before it among them, until it knows of each; takes over what the dead
+own; waits until a lost message can be told from one that is late; has all of it carried out; and
+leaves.
 
 With ``--dry-run`` it writes nothing, and says of each stack and resource what would be done, and
-why.  It asks only what it can see at once: an engine that is recorded as dead or has left, and
-stacks that did not move while it looked.
+why.  It asks only what it can see at once: engines that are recorded as dead, have left or do not
+beat, and stacks that did not move while it looked.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Collection
 from typing import Any
@@ -35,7 +37,7 @@ from heat_liveness.heat import bridge, calls, observed, orders, rows, sweep, wat
 
 BINARY = 'heat-liveness-recover'
 
-_STEP_SECONDS = 1.0
+_ORDERS_AT_ONCE = 1000
 _LANDING_SECONDS = 120.0
 """How long a message may take to be acted on before the command no longer waits for it."""
 
@@ -73,13 +75,21 @@ def _require(heat: rows.HeatRows, stack_id: str | None) -> None:
 
 def _held(database: Database, heat: rows.HeatRows, settings: conf.Settings,
           only: Collection[str] | None) -> list[str]:
-    """Tell what would be done with the locks of engines that are not alive."""
+    """Tell what would be done with the work of engines that are not alive."""
     members = Members(database)
-    known = {row.engine_id: row for row in members.all()}
+    known = {row.engine_id: row for row in members.all() if row.judged or row.ended}
     lines = []
     for row in known.values():
         if row.ended:
             lines += _considered(heat, row, settings, only)
+    silent = {row.engine_id: row for row in members.silent(settings.candidate_age)}
+    for engine_id in sorted(heat.owners(silent)):
+        row = silent[engine_id]
+        lines.append(
+            f'Engine {engine_id} on {row.host} ({row.binary}) owns work and does not beat: its '
+            f'last beat is {row.age:.0f} s old. It would be watched for at least '
+            f'{settings.service_down_time:g} s, and if it is dead then:')
+        lines += _considered(heat, dataclasses.replace(row, state='dead'), settings, only)
     theirs = watcher.observed(database)
     for engine_id in sorted(heat.unknown_holders(known)):
         engine = theirs.get(engine_id, watcher.Observed(engine_id=engine_id))
@@ -94,11 +104,24 @@ def _held(database: Database, heat: rows.HeatRows, settings: conf.Settings,
 def _considered(heat: rows.HeatRows, owner: ServiceRow, settings: conf.Settings,
                 only: Collection[str] | None) -> list[str]:
     return [
+        f'Stack {order.stack_name} ({order.stack_id}), {order.name}: {order.plan}, as '
+        f'{order.reason}; engine {owner.engine_id} was to do that.'
+        for order in heat.orders.of(owner.engine_id, _ORDERS_AT_ONCE)
+        if only is None or order.stack_id in only
+    ] + [
         f'Stack {held.stack.name} ({held.stack.id}) {held.stack.action}_{held.stack.status}, '
         f'resource {held.name} ({held.action}_{held.status}), held by engine {owner.engine_id}: '
         f'{decision.plan}, as {decision.reason}.'
         for held, decision in heat.consider(owner, work.rules(
             settings, owner, only, tokened=False))]
+
+
+class _OneGo(observed.ObservedWork):
+    """The work store of the command."""
+
+    def _sweeps(self) -> bool:
+        # Another one, for another stack or about to end, may be older; orders are unique.
+        return True
 
 
 def do(configuration: Any, settings: conf.Settings, only: str | None,
@@ -111,31 +134,36 @@ def do(configuration: Any, settings: conf.Settings, only: str | None,
     _require(rows.HeatRows(database), only)
     live = agent.Liveness(
         identity, settings, database,
-        lambda context: observed.ObservedWork(context, only=only), configuration=configuration)
-    live.join()
-    live.start(scanner=False)
+        lambda context: _OneGo(context, only=only), configuration=configuration)
     store: Any = live.work
-    started = clock.now()
     told = ''
     try:
+        live.join()
+        live.start(scanner=False)
+        started = clock.now()
         while True:
+            live.observer.scan()
             store.search()
-            passed = clock.now() - started
-            waits = _waits(store, settings, passed)
+            waits = _waits(store, settings, clock.now() - started)
             if not waits:
                 break
             if waits != told:
                 told = waits
                 say(waits)
-            time.sleep(_STEP_SECONDS)
+            time.sleep(settings.scan_interval)
+        unclear = [f'Engine {engine_id} owns work and does not beat, and it is not certain that it '
+                   f'is dead: recover again.' for engine_id in sorted(store.silent)]
         found = [_line(order) for order in orders.Orders(database).by(
             identity.engine_id)]
         deaths = [f'Engine {entry.engine_id} was declared dead.' for entry in Journal(
             database).search(identity.engine_id, 'death')]
+    except KeyboardInterrupt:
+        say('It ends before all is done; whoever recovers next goes on with it.')
+        raise
     finally:
         calls.wait_for_traversals()
         live.stop()
-    return '\n'.join([*deaths, *found]) or 'Nothing was to be done.'
+    return '\n'.join([*deaths, *found, *unclear]) or 'Nothing was to be done.'
 
 
 def _waits(store: Any, settings: conf.Settings, passed: float) -> str:
@@ -143,12 +171,21 @@ def _waits(store: Any, settings: conf.Settings, passed: float) -> str:
     if store.watcher.suspects:
         return (f'Watching {len(store.watcher.suspects)} engines that hold resources and do not '
                 f'beat, for at least {settings.observed_down_time:g} s.')
+    if store.silent and passed < _longest(settings):
+        return (f'Watching {len(store.silent)} engines that own work and do not beat any more, for '
+                f'at least {settings.service_down_time:g} s.')
     if passed < settings.lost_message_time + 2 * settings.sweep_interval:
         return f'Looking at the stacks for {settings.lost_message_time:g} s.'
-    longest = settings.observed_down_time + settings.lost_message_time + _LANDING_SECONDS
-    if not store.delivery.idle and passed < longest:
+    if not store.delivery.idle and passed < _longest(settings):
         return 'Waiting until the messages have landed.'
     return ''
+
+
+def _longest(settings: conf.Settings) -> float:
+    """Return after how many seconds the command no longer waits for others."""
+    verdict = max(settings.observed_down_time,
+                  settings.service_down_time + settings.breaker_delay)
+    return verdict + settings.lost_message_time + _LANDING_SECONDS
 
 
 def _line(order: orders.Order) -> str:

@@ -35,15 +35,24 @@ def observed_work(context: Context, handlers: object) -> WorkStore:
 
 
 def check(configuration: Any) -> None:
-    """Read Heat's own options.
+    """Read Heat's own options, and see whether Heat can use them.
 
     :raises ConfigError: Heat is not installed here, or its configuration cannot be used
     """
+    _set_up(configuration)
+    from heat.common import messaging
+    # Whoever goes on sets it up by himself, after the fork, with the options as they are then.
+    messaging.cleanup()
+
+
+def _set_up(configuration: Any) -> None:
+    """Let Heat read the files that our configuration was read from, and reach the message queue."""
     try:
         # Importing Heat's engine would choose eventlet.
         from oslo_service import backend
         backend.init_backend(backend.BackendType.THREADING)
         # Imported, it registers Heat's options.
+        import oslo_messaging
         from heat.common import config, messaging  # noqa: F401
         from heat.engine import resources  # noqa: F401
     except ImportError as error:
@@ -56,6 +65,14 @@ def check(configuration: Any) -> None:
                  default_config_dirs=list(configuration.config_dir or ()))
     except cfg.Error as error:
         raise errors.ConfigError(f'The configuration of Heat cannot be read: {error}') from error
+    try:
+        messaging.setup()
+    except (oslo_messaging.MessagingException, ValueError, cfg.Error) as error:
+        # Its text may have the password in it.
+        raise errors.ConfigError(
+            f'The message queue of Heat cannot be used ({type(error).__name__}): see to '
+            f'transport_url in the configuration of Heat, which should look like '
+            f'rabbit://USER:PASSWORD@HOST:5672/.') from error
 
 
 observed_work.check = check  # type: ignore[attr-defined]
@@ -75,9 +92,7 @@ def recover(configuration: Any, settings: conf.Settings, *, dry_run: bool, only:
 
 
 def _prepare(configuration: Any) -> None:
-    """Let Heat read the files that our configuration was read from, and load its plug-ins."""
-    check(configuration)
-    from heat.common import messaging
+    """Set Heat up as its engines do, and load its plug-ins."""
+    _set_up(configuration)
     from heat.engine import resources
-    messaging.setup()
     resources.initialise()

@@ -24,15 +24,17 @@ purged, soft-deleted under a living engine, or come back.  So:
 * **Only who holds work is watched.**  The table keeps the rows of all engines that ever were.
 * **A verdict is recorded** as for any engine: a service row (of protocol 0, which nobody
   judges by its beats) that is declared dead, on the evidence ``observed``.
-* **It can be wrong.**  An engine that was stopped for that long comes back and writes.  Then
-  its row here is removed, so that nobody takes anything from it any more, and a WARNING says
-  so.
+* **It can be wrong.**  An engine that was stopped for that long comes back and writes; or, as
+  its row in Heat's table may be gone and Heat writes it only once, answers a ping, which it is
+  sent once in ``report_interval`` while it holds work.  Then its row here is removed, so that
+  nobody takes anything from it any more, and a WARNING says so.
 """
 
 import dataclasses
 import datetime
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection, Mapping
 from concurrent import futures
 
 import sqlalchemy as sa
@@ -90,6 +92,14 @@ class _Watch:
     """Whether it was seen to beat, or has answered."""
 
 
+@dataclasses.dataclass
+class _Verdict:
+    """How an engine stood that was declared dead, and when it was last asked whether it lives."""
+
+    beat: datetime.datetime | None
+    asked: float
+
+
 def observed(database: Database) -> dict[str, Observed]:
     """Read Heat's service table, deleted rows too: a living engine brings its row back."""
     beat = sa.func.coalesce(_service.c.updated_at, _service.c.created_at).label('beat')
@@ -119,6 +129,7 @@ class Watcher:
         self._ping = ping
         self._pool = futures.ThreadPoolExecutor(_PINGERS, thread_name_prefix='liveness-ping')
         self._watches: dict[str, _Watch] = {}
+        self._verdicts: dict[str, _Verdict] = {}
         self._looked: float | None = None
         self.suspects: set[str] = set()
         """Engines that hold work, have not been seen to live, and are not judged yet."""
@@ -135,9 +146,11 @@ class Watcher:
         now = self._clock.now()
         found = observed(self._database)
         known = {row.engine_id: row for row in self._members.all()}
-        holders = self._rows.unknown_holders(
-            {engine_id for engine_id, row in known.items() if row.judged or row.ended})
-        self._revive(found, known)
+        holders = self._rows.unknown_holders(())
+        revived = self._revive([row for row in known.values() if row.ended and not row.judged],
+                               found, holders, now)
+        holders -= {engine_id for engine_id, row in known.items()
+                    if row.judged or row.ended} - revived
         gap = self._looked is None or now - self._looked > _LONGEST_GAP_SECONDS
         passed = 0.0 if self._looked is None or gap else now - self._looked
         self._looked = now
@@ -145,8 +158,7 @@ class Watcher:
                    for engine_id in holders}
         for engine in watched.values():
             self._watch(engine, now, passed, gap=gap)
-        self._watches = {engine_id: watch for engine_id, watch in self._watches.items()
-                         if engine_id in watched or engine_id in known}
+        self._watches = {engine_id: self._watches[engine_id] for engine_id in watched}
         judged = self._judge(watched)
         self.suspects = {engine_id for engine_id in watched
                          if not self._watches[engine_id].alive
@@ -173,9 +185,10 @@ class Watcher:
         mass = len(silent) > 2 and len(silent) * 2 > len(hosts)
         late = [engine for engine in due if self._needs_ping(engine, mass=mass)]
         found = []
-        for engine, answered in zip(late, self._pool.map(self._pinged, late), strict=True):
+        for engine, answered in zip(late, self._ask(late), strict=True):
             watch = self._watches[engine.engine_id]
-            if answered:
+            # A queue that is away is no silence of the engine's.
+            if answered is not False:
                 self._watches[engine.engine_id] = _Watch(engine.beat, alive=True)
                 continue
             watch.pings += 1
@@ -189,19 +202,23 @@ class Watcher:
         delay = self._settings.breaker_delay if mass else 0.0
         return watch.pings == 0 or watch.watched >= self.window(engine) + delay
 
-    def _pinged(self, engine: Observed) -> bool:
-        """Return whether an engine answers; a queue that is away is no silence of the engine's."""
+    def _ask(self, those: Collection[Observed]) -> list[bool | None]:
+        """Return of each engine whether it answers; None where the queue is away."""
+        return list(self._pool.map(self._answers, those))
+
+    def _answers(self, engine: Observed) -> bool | None:
         try:
             return self._ping(engine.engine_id)
         except Exception as error:
             LOG.debug('Engine %s could not be asked: %s', engine.engine_id, error)
-            return True
+            return None
 
     def _declare(self, engine: Observed, watch: _Watch, *, mass: bool) -> ServiceRow | None:
+        if observed(self._database).get(engine.engine_id, engine).beat != watch.beat:
+            return None
         row = self._members.introduce(engine.engine_id, engine.host, engine.hostname,
                                       bridge.BINARY, bridge.TOPIC, engine.report_interval)
-        if row is None or not row.live or observed(self._database).get(
-                engine.engine_id, engine).beat != watch.beat:
+        if row is None or not row.live:
             return None
         detail = {'watched_seconds': round(watch.watched, 1), 'window_seconds': self.window(engine),
                   'pings_missed': watch.pings, 'last_beat': str(watch.beat)}
@@ -212,13 +229,36 @@ class Watcher:
                     engine.engine_id, engine.host, watch.watched)
         return self._members.read(engine.engine_id)
 
-    def _revive(self, found: dict[str, Observed], known: dict[str, ServiceRow]) -> None:
-        """Remove the verdict on an engine that beats again: it must be robbed no more."""
-        for engine_id, row in known.items():
-            if row.judged or row.live or engine_id not in found:
-                continue
-            watch = self._watches.setdefault(engine_id, _Watch(found[engine_id].beat))
-            if watch.beat != found[engine_id].beat and self._members.disown(engine_id):
-                LOG.warning('Engine %s on %s was declared dead and beats again: it had only been '
-                            'stopped. What it held may have been done twice.', engine_id, row.host)
-                self._watches[engine_id] = _Watch(found[engine_id].beat)
+    def _revive(self, dead: Collection[ServiceRow], found: Mapping[str, Observed],
+                holders: Collection[str], now: float) -> set[str]:
+        """Remove the verdict on engines that live, as they must be robbed no more; return them."""
+        before, self._verdicts = self._verdicts, {}
+        signs: dict[str, str] = {}
+        due = []
+        for row in dead:
+            engine = found.get(row.engine_id, Observed(engine_id=row.engine_id))
+            verdict = before.get(row.engine_id) or self._verdict(engine, now)
+            self._verdicts[row.engine_id] = verdict
+            if engine.beat not in {None, verdict.beat}:
+                signs[row.engine_id] = 'beats again'
+            elif row.engine_id in holders and now - verdict.asked >= engine.report_interval:
+                verdict.asked = now
+                due.append(engine)
+        for engine, answered in zip(due, self._ask(due), strict=True):
+            if answered:
+                signs[engine.engine_id] = 'answers'
+        revived = set()
+        for row in dead:
+            if row.engine_id in signs and self._members.disown(row.engine_id):
+                LOG.warning('Engine %s on %s was declared dead and %s: it had only been stopped. '
+                            'What it held may have been done twice.', row.engine_id, row.host,
+                            signs[row.engine_id])
+                beat = found[row.engine_id].beat if row.engine_id in found else None
+                self._watches[row.engine_id] = _Watch(beat, alive=True)
+                revived.add(row.engine_id)
+        return revived
+
+    def _verdict(self, engine: Observed, now: float) -> _Verdict:
+        """Take note of a verdict; on one that was not watched from here it is asked at once."""
+        watch = self._watches.get(engine.engine_id)
+        return _Verdict(engine.beat, -math.inf) if watch is None else _Verdict(watch.beat, now)

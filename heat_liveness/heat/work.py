@@ -20,6 +20,12 @@ The unit of recovery is the traversal of a stack.  Two things start it, and both
 * the **sweep** (:mod:`.sweep`), which finds what hangs without a lock.
 
 :mod:`.delivery` carries them out.
+
+**Whoever owns work is watched**, of whatever kind he is.  An open order stands in the way of all
+others about the same thing, and those who give orders are engines, agents and commands, each of
+which has no peers but its own.  So whoever sweeps asks which engines own work and do not beat, and
+observes their kind as well (:mod:`heat_liveness.detection`): a death is declared upon the same
+evidence, and their orders are then adopted.
 """
 
 import logging
@@ -31,7 +37,7 @@ from heat_liveness import conf, errors
 from heat_liveness.db.members import ServiceRow
 from heat_liveness.heat import bridge, calls, delivery, rows, sweep
 from heat_liveness.heat.plans import Decision, Plan, Resource
-from heat_liveness.work import Claim, Context
+from heat_liveness.work import Claim, Context, Observer
 
 LOG = logging.getLogger(__name__)
 
@@ -84,13 +90,21 @@ class HeatWork:
         self._swept: float | None = None
         self._draining = False
         self._only = None if only is None else self._rows.family(only)
+        self._kind = (self._identity.binary, self._identity.topic)
+        self._observer = context.observer
+        self._observers: dict[tuple[str, str], Observer] = {}
+        """Those of the other kinds of engines that are watched."""
+        self.silent: set[str] = set()
+        """Engines, of any kind, that owned work at the last sweep and did not beat."""
 
     def claim(self, owner: ServiceRow) -> Claim:
         """Take over locked resources and open orders of an ended engine; see :class:`Claim`."""
         room, now = self._room(), self._clock.now()
         if not room or self._paused.get(owner.engine_id, now) > now:
             return Claim(0, more=True)
-        self._rows.hide_service(owner.engine_id)
+        if owner.judged:
+            # What beats in Heat's table alone may have to come back there.
+            self._rows.hide_service(owner.engine_id)
         self._waiting = {key: until for key, until in self._waiting.items() if until > now}
         try:
             adopted = self._orders.adopt(owner, self._me, room, self._only)
@@ -145,22 +159,40 @@ class HeatWork:
         self.delivery.follow_in_time()
         if self._draining:
             return
+        for observer in self._observers.values():
+            observer.scan()
         if self._swept is None or now - self._swept >= self._settings.sweep_interval:
             self._swept = now
-            self._look_at_all()
+            if self._sweeps():
+                self._look_at_all()
+            else:
+                self._observers = {}
+
+    def _sweeps(self) -> bool:
+        """Return whether it is this engine that sweeps for all."""
+        return self._members.eldest(self._identity, self._settings.candidate_age) == self._me
 
     def _look_at_all(self) -> None:
-        if self._members.eldest(self._identity, self._settings.candidate_age) == self._me:
-            for finding in self._sweep.look(policy(self._settings,
-                                                   preempts=not self.delivery.tokened),
-                                            self._only, self._members.endings(bridge.BINARY)):
-                self._give(finding)
-            for engine_id in self._orders.abandoned():
-                giver = self._members.read(engine_id)
-                if giver is not None:
-                    self.delivery.carry_out(self._orders.adopt(
-                        giver, self._me, _ORDERS_AT_ONCE, self._only))
-            self.reclaim()
+        self._watch_the_silent()
+        for finding in self._sweep.look(policy(self._settings, preempts=not self.delivery.tokened),
+                                        self._only, self._members.endings(bridge.BINARY)):
+            self._give(finding)
+        for engine_id in self._orders.abandoned():
+            giver = self._members.read(engine_id)
+            if giver is not None:
+                self.delivery.carry_out(self._orders.adopt(
+                    giver, self._me, _ORDERS_AT_ONCE, self._only))
+        self.reclaim()
+
+    def _watch_the_silent(self) -> None:
+        """Observe each other kind of which an engine owns work and does not beat."""
+        silent = {row.engine_id: (row.binary, row.topic)
+                  for row in self._members.silent(self._settings.candidate_age)}
+        self.silent = self._rows.owners(silent)
+        kinds = {silent[engine_id] for engine_id in self.silent} - {self._kind}
+        if self._observer is not None:
+            self._observers = {kind: self._observers.get(kind) or self._observer(kind)
+                               for kind in kinds}
 
     def _give(self, finding: sweep.Finding) -> None:
         stack = finding.stack

@@ -21,7 +21,7 @@ configuration before anything is started, and raises :class:`~errors.ConfigError
 """
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 from heat_liveness import clock as clocks
@@ -29,6 +29,13 @@ from heat_liveness import conf, fence
 from heat_liveness import engine as engines
 from heat_liveness.db.database import Database
 from heat_liveness.db.members import Members, ServiceRow
+
+
+class Observer(Protocol):
+    """Watches the engines of one binary and topic; see :mod:`heat_liveness.detection`."""
+
+    def scan(self) -> object:
+        """Look once, and declare whom there is evidence against; at each scan, or it sees gaps."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +50,8 @@ class Context:
     clock: clocks.Clock
     configuration: Any = None
     """Where the options come from, for a driver that has options of its own."""
+    observer: Callable[[tuple[str, str]], Observer] | None = None
+    """Makes an observer of another binary and topic, for a driver whose work they share."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -203,18 +203,87 @@ def test_one_that_comes_back_gets_its_name_back(
     assert 'beats again' in caplog.text
 
 
-def test_a_beat_in_the_last_moment_prevents_the_verdict(
+def test_one_without_a_row_that_answers_gets_its_name_back(
+        fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    fleet.heat.resource(1, engine_id='rowless')
+    fleet.die('rowless')
+    assert fleet.look(260) == {'rowless'}
+    fleet.silent.clear()
+    fleet.look(INTERVAL + 5)
+    assert fleet.heat.members.read('rowless') is None
+    assert 'answers' in caplog.text
+    assert fleet.look(1000) == set()
+
+
+def test_one_whose_row_was_purged_gets_its_name_back_when_it_answers(fleet: Fleet) -> None:
+    fleet.die('e1')
+    assert fleet.look(260) == {'e1'}
+    fleet.heat.run(tables.service.delete())
+    fleet.silent.clear()
+    fleet.look(INTERVAL + 5)
+    assert fleet.heat.members.read('e1') is None
+
+
+def test_the_dead_are_asked_once_in_an_interval_and_only_while_they_hold_something(
+        fleet: Fleet) -> None:
+    fleet.die('e1')
+    assert fleet.look(260) == {'e1'}
+    fleet.asked.clear()
+    fleet.look(5 * INTERVAL)
+    assert len(fleet.asked) == 5
+    assert not fleet.heat.row('e1').live
+    fleet.heat.run(tables.resource.delete())
+    fleet.asked.clear()
+    fleet.look(5 * INTERVAL)
+    assert fleet.asked == []
+
+
+def test_a_queue_that_is_away_is_no_answer_either(fleet: Fleet) -> None:
+    fleet.die('e1')
+    assert fleet.look(260) == {'e1'}
+    fleet.queue_away = True
+    fleet.look(5 * INTERVAL)
+    assert not fleet.heat.row('e1').live
+
+
+def test_a_verdict_of_another_is_asked_about_at_once(fleet: Fleet) -> None:
+    """Before anything is taken from one that has come back long ago."""
+    fleet.die('e1')
+    assert fleet.look(260) == {'e1'}
+    fleet.silent.clear()
+    fleet.watcher = fleet.new_watcher()
+    fleet.look(5)
+    assert fleet.heat.members.read('e1') is None
+    assert fleet.watcher.suspects == set()
+
+
+def test_who_was_revived_by_another_is_watched_from_the_beginning(fleet: Fleet) -> None:
+    fleet.die('e1')
+    other, mine = fleet.watcher, fleet.new_watcher()
+    for _ in range(52):
+        fleet.clock.forward(5)
+        for watcher_ in (mine, other):
+            watcher_.look()
+    assert not fleet.heat.row('e1').live
+    fleet.heat.members.disown('e1')
+    fleet.watcher = other
+    assert fleet.look(235) == set()
+    assert fleet.look(15) == {'e1'}
+
+
+def test_a_beat_in_the_last_moment_prevents_the_verdict_and_leaves_no_row_behind(
         fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet.die('e1')
     fleet.look(235)
-    introduce = fleet.heat.members.introduce
 
-    def late(*arguments: object) -> object:
+    def late(engine_id: str) -> bool:
+        # It was busy, and beats while it is asked.
         fleet.beat('e1')
-        return introduce(*arguments)  # type: ignore[arg-type]
+        return False
 
-    monkeypatch.setattr(fleet.heat.members, 'introduce', late)
+    monkeypatch.setattr(fleet.watcher, '_ping', late)
     assert fleet.look(10) == set()
+    assert fleet.heat.members.read('e1') is None
 
 
 def test_when_most_hosts_fall_silent_at_once_it_waits_longer(fleet: Fleet) -> None:
@@ -244,5 +313,5 @@ def test_a_database_that_is_away_is_an_error_and_no_verdict(fleet: Fleet) -> Non
     fleet.heat.run(tables.service.delete())
     with fleet.heat.database.transaction() as connection:
         connection.exec_driver_sql('DROP TABLE service')
-    with pytest.raises(errors.SchemaError):
+    with pytest.raises(errors.SchemaError, match='The table service is missing'):
         fleet.look(5)

@@ -354,6 +354,20 @@ def test_an_engine_that_writes_no_row_is_given_one_that_nobody_judges(bed: Bed) 
     assert bed.row('e2').live
 
 
+def test_the_silent_are_those_of_each_kind_that_a_verdict_may_fall_upon(bed: Bed) -> None:
+    for name in ('well', 'late', 'future', 'dead', 'another-protocol'):
+        bed.engine(name)
+    bed.engine('stranger', topic='other')
+    for name in ('late', 'dead', 'another-protocol', 'stranger'):
+        bed.shift(models.service, 'updated_at', 100, engine_id=name)
+    bed.shift(models.service, 'updated_at', -100, engine_id='future')
+    bed.kill('dead')
+    with bed.database.transaction() as connection:
+        connection.execute(sa.update(models.service).filter_by(engine_id='another-protocol')
+                           .values(protocol=engines.OBSERVED))
+    assert {row.engine_id for row in bed.members.silent(50)} == {'late', 'future', 'stranger'}
+
+
 def test_the_eldest_is_the_first_of_its_kind_that_beats(bed: Bed) -> None:
     observer = bed.identity('me')
     assert bed.members.eldest(observer, 50) is None

@@ -185,6 +185,19 @@ def test_missing_tables_are_a_sentence_with_the_command(error: Exception) -> Non
     assert raised(error) is errors.SchemaError
 
 
+@pytest.mark.parametrize(('text', 'ours'), [
+    ('no such table: liveness_service', True), ('no such table: stack', False),
+    ("Table 'heat.liveness_service' doesn't exist (1146).", True),
+    ("Table 'liveness_heat.stack' doesn't exist (1146).", False),
+    ('relation "liveness_service" does not exist LINE 1: SELECT 1 FROM liveness_service', True),
+    ('relation "stack" does not exist LINE 1: SELECT liveness_service FROM stack', False),
+    ('La table existe pas', True)])
+def test_whose_table_is_missing_is_told(text: str, *, ours: bool) -> None:
+    told = database._missing(text, 'mysql://host/heat')
+    assert ('db sync' in told) is ours
+    assert ('The table stack is missing in mysql://host/heat' in told) is not ours
+
+
 def test_a_duplicate_is_a_lock_that_is_held() -> None:
     assert raised(db_exception.DBDuplicateEntry()) is errors.LockHeld
 

@@ -15,9 +15,13 @@
 import contextlib
 import os
 import pathlib
+import signal
 import sqlite3
 import subprocess
 import sys
+import types
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -186,3 +190,32 @@ def test_neither_alembic_nor_the_table_is_loaded_where_it_is_not_used(
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True,
                           text=True, timeout=60, check=True)
     assert done.stdout.splitlines()[-1] == '[]'
+
+
+@pytest.fixture
+def sigterm() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_recover_leaves_when_it_is_told_to_end(
+        tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, sigterm: None) -> None:
+    from stevedore import driver
+
+    left = []
+
+    def recover(*arguments: object, **options: object) -> str:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            left.append(options['only'])
+        return 'not reached'
+
+    def manager(*arguments: object) -> Any:
+        return types.SimpleNamespace(driver=recover)
+
+    monkeypatch.setattr(driver, 'DriverManager', manager)
+    assert manage.main([*database(tmp_path), 'db', 'sync']) == 0
+    assert manage.main([*database(tmp_path), 'recover', '--once', '--stack', 's1']) == 1
+    assert left == ['s1']

@@ -1,0 +1,375 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The work stores of engine, agent and command: who watches whom, and who sweeps; without Heat."""
+
+import importlib
+import pathlib
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from heat_liveness import agent, conf
+from heat_liveness import engine as engines
+from heat_liveness.db import models, times
+from heat_liveness.db.database import Database
+from heat_liveness.heat import bridge
+from tests.databases import heat_tables as tables
+from tests.databases.heat_tables import Heat
+from tests.unit import fakes
+
+ENGINE = (bridge.BINARY, bridge.TOPIC)
+AGENT = ('heat-liveness-agent', 'liveness')
+RECOVER = ('heat-liveness-recover', 'heat-liveness-recover')
+SETTINGS = conf.Settings(host='here')
+_WITH_HEAT = ('delivery', 'work', 'observed', 'recover')
+
+
+@pytest.fixture
+def heat(tmp_path: pathlib.Path) -> Iterator[Heat]:
+    found = Heat(f'sqlite:///{tmp_path}/liveness.sqlite')
+    yield found
+    found.close()
+
+
+class Rooms:
+    """The rooms of the bridge that ask something of Heat's code, and an answer to each of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import heat_liveness.heat as house
+
+        self.calls: Any = types.ModuleType('heat_liveness.heat.calls')
+        self.calls.GRAPHLESS = frozenset()
+        self.calls.ping = lambda engine_id: True
+        self.calls.load = lambda stack_id: None
+        self.calls.wait_for_traversals = lambda: None
+        monkeypatch.setitem(sys.modules, 'heat_liveness.heat.calls', self.calls)
+        monkeypatch.setattr(house, 'calls', self.calls, raising=False)
+        for name in _WITH_HEAT:
+            monkeypatch.delitem(sys.modules, f'heat_liveness.heat.{name}', raising=False)
+            monkeypatch.setattr(house, name, None, raising=False)
+            monkeypatch.setattr(house, name, importlib.import_module(f'heat_liveness.heat.{name}'))
+        self.work: Any = house.work
+        self.observed: Any = house.observed
+        self.recover: Any = house.recover
+        options = types.SimpleNamespace(enable_stack_abandon=False, stack_action_timeout=3600,
+                                        action_retry_limit=5)
+        monkeypatch.setattr(self.work.cfg, 'CONF', options)
+
+
+@pytest.fixture
+def rooms(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rooms]:
+    yield Rooms(monkeypatch)
+    for name in _WITH_HEAT:
+        sys.modules.pop(f'heat_liveness.heat.{name}', None)
+
+
+def identity(name: str, kind: tuple[str, str]) -> engines.Identity:
+    """Describe an engine of which this machine can prove nothing."""
+    return engines.Identity(name, f'host-of-{name}', f'host-of-{name}', *kind,
+                            fakes.process(f'boot-of-{name}'))
+
+
+class Crew:
+    """Engines that are rows, and one that lives, on a clock of its own."""
+
+    def __init__(self, heat: Heat, rooms: Rooms) -> None:
+        self.heat = heat
+        self.clock = fakes.Clock()
+        self._rooms = rooms
+        self._lives: list[agent.Liveness] = []
+
+    def engine(self, name: str, kind: tuple[str, str], *, silent: float = 0) -> str:
+        """Put an engine's row there, that has not beaten for so long."""
+        self.heat.members.insert(identity(name, kind), 4, 20)
+        if silent:
+            self.heat.shift(models.service, 'updated_at', silent, engine_id=name)
+        return name
+
+    def live(self, name: str, kind: tuple[str, str], store: Any = None) -> agent.Liveness:
+        """Let an engine join that is driven step by step."""
+        made = agent.Liveness(
+            identity(name, kind), SETTINGS, Database(self.heat.url),
+            store or self._rooms.work.HeatWork, clock=self.clock, timer=fakes.Timer())
+        made.join()
+        self._lives.append(made)
+        return made
+
+    def run(self, live: agent.Liveness, seconds: float) -> None:
+        """Let an engine scan every two seconds, and beat."""
+        for _ in range(round(seconds / 2)):
+            self.clock.forward(2)
+            live.membership.beat()
+            live.scan()
+
+    def close(self) -> None:
+        for live in self._lives:
+            live.stop()
+
+
+@pytest.fixture
+def crew(heat: Heat, rooms: Rooms) -> Iterator[Crew]:
+    found = Crew(heat, rooms)
+    yield found
+    found.close()
+
+
+def state(heat: Heat, name: str) -> str:
+    return heat.row(name).state
+
+
+@pytest.mark.parametrize('kind', [RECOVER, AGENT])
+def test_orders_of_one_that_never_comes_back_are_adopted_by_whoever_sweeps(
+        crew: Crew, kind: tuple[str, str]) -> None:
+    """A command that was killed has no peers that would declare it dead."""
+    heat = crew.heat
+    crew.engine('gone', kind, silent=3600)
+    heat.resource(1)
+    heat.take_over(taker='gone')
+    live = crew.live('survivor', ENGINE)
+    crew.run(live, 60)
+    row = heat.row('gone')
+    assert (row.state, row.declared_by, row.evidence) == ('dead', 'survivor', 'watched')
+    entry, = heat.journal.search('gone', 'death')
+    assert entry.detail['watched_seconds'] >= SETTINGS.window
+    assert heat.orders.claimers(['gone']) == set()
+    assert heat.orders.claimers(['survivor']) == set()
+
+
+def test_what_beats_is_not_declared_dead_however_late_it_looks(crew: Crew) -> None:
+    """I4, I15: an agent on a node of the database whose clock is behind."""
+    heat = crew.heat
+    crew.engine('agent', AGENT)
+    heat.resource(1)
+    heat.take_over(taker='agent')
+    live = crew.live('survivor', ENGINE)
+    for _ in range(40):
+        assert heat.members.beat('agent')
+        heat.shift(models.service, 'updated_at', 3600, engine_id='agent')
+        crew.run(live, 4)
+    assert state(heat, 'agent') == 'up'
+
+
+def test_one_of_another_kind_that_owns_nothing_is_nobodys_business(crew: Crew) -> None:
+    crew.engine('agent', AGENT, silent=3600)
+    live = crew.live('survivor', ENGINE)
+    crew.run(live, 100)
+    assert state(crew.heat, 'agent') == 'up'
+
+
+def test_one_that_may_not_be_judged_is_not(crew: Crew) -> None:
+    heat = crew.heat
+    crew.engine('later', AGENT, silent=3600)
+    heat.run(models.service.update().where(models.service.c.engine_id == 'later').values(
+        protocol=9))
+    heat.resource(1)
+    heat.take_over(taker='later')
+    live: Any = crew.live('survivor', ENGINE)
+    crew.run(live, 100)
+    assert state(heat, 'later') == 'up'
+    assert live.work.silent == set()
+
+
+def test_only_who_sweeps_watches_the_others(crew: Crew) -> None:
+    heat = crew.heat
+    crew.engine('eldest', ENGINE)
+    crew.engine('gone', RECOVER, silent=3600)
+    heat.resource(1)
+    heat.take_over(taker='gone')
+    live = crew.live('younger', ENGINE)
+    crew.run(live, 100)
+    assert state(heat, 'gone') == 'up'
+
+
+def test_the_agent_finds_the_only_engine_with_the_plug_in_dead(
+        crew: Crew, rooms: Rooms) -> None:
+    heat = crew.heat
+    crew.engine('plug', ENGINE, silent=3600)
+    heat.resource(1, engine_id='plug')
+    live: Any = crew.live('agent', AGENT, rooms.observed.ObservedWork)
+    crew.run(live, 15)
+    assert live.work.silent == {'plug'}
+    crew.run(live, 60)
+    row = heat.row('plug')
+    assert (row.state, row.declared_by, row.evidence) == ('dead', 'agent', 'watched')
+    assert heat.state(1) == ('INIT', 'COMPLETE', None, 2)
+
+
+def test_what_an_engine_held_is_taken_over_before_it_counts_as_silent_no_more(
+        crew: Crew, rooms: Rooms) -> None:
+    """The command ends when nobody is silent; what it has declared must be relieved by then."""
+    heat = crew.heat
+    crew.engine('plug', ENGINE, silent=3600)
+    heat.resource(1, engine_id='plug')
+    live: Any = crew.live('agent', AGENT, rooms.observed.ObservedWork)
+    crew.run(live, 2)
+    while live.work.silent:
+        crew.run(live, 2)
+        assert crew.clock.now() < 2000
+    assert heat.read(1)['engine_id'] is None
+
+
+@pytest.mark.parametrize(('elder', 'sweeps'), [(False, 3), (True, 0)])
+def test_deletes_that_failed_at_their_project_are_looked_for_at_each_sweep_by_who_sweeps(
+        crew: Crew, rooms: Rooms, monkeypatch: pytest.MonkeyPatch, *, elder: bool,
+        sweeps: int) -> None:
+    if elder:
+        crew.engine('elder', AGENT)
+    live: Any = crew.live('agent', AGENT, rooms.observed.ObservedWork)
+    asked: list[bool] = []
+    monkeypatch.setattr(live.work._rows, 'half_deleted', lambda: asked.append(True) or [])
+    crew.run(live, 30)
+    assert len(asked) == sweeps
+
+
+@pytest.mark.parametrize('knows_us', [False, True])
+def test_what_may_come_back_keeps_its_row_in_heats_own_table(
+        crew: Crew, rooms: Rooms, *, knows_us: bool) -> None:
+    heat = crew.heat
+    if knows_us:
+        crew.engine('e1', ENGINE)
+    else:
+        heat.members.introduce('e1', 'h', 'h', *ENGINE, 60)
+    heat.kill('e1')
+    heat.resource(1, engine_id='e1')
+    heat.run(tables.service.insert().values(
+        id='e1', engine_id='e1', binary=bridge.BINARY, report_interval=60, created_at=times.now()))
+    rooms.calls.ping = lambda engine_id: False
+    crew.live('agent', AGENT, rooms.observed.ObservedWork).scan()
+    assert heat.read(1)['engine_id'] is None
+    with heat.database.autocommit() as connection:
+        deleted_at = connection.scalar(sa.select(tables.service.c.deleted_at))
+    assert (deleted_at is not None) is knows_us
+
+
+Recover = Callable[..., str]
+
+
+@pytest.fixture
+def recover(heat: Heat, rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> Recover:
+    """The command, on a clock that does not wait."""
+    clock = fakes.Clock()
+    monkeypatch.setattr(rooms.recover.clocks, 'BootClock', lambda: clock)
+    monkeypatch.setattr(rooms.recover.time, 'sleep', clock.forward)
+    made = agent.Liveness
+
+    def liveness(*arguments: Any, **more: Any) -> agent.Liveness:
+        live = made(*arguments, **{'clock': clock, 'timer': fakes.Timer(), **more})
+        scan = live.observer.scan
+
+        def beat_and_scan() -> Any:
+            live.membership.beat()
+            return scan()
+
+        monkeypatch.setattr(live, 'start', lambda scanner: None)
+        monkeypatch.setattr(live.observer, 'scan', beat_and_scan)
+        return live
+
+    monkeypatch.setattr(rooms.recover.agent, 'Liveness', liveness)
+    monkeypatch.setattr(rooms.recover.agent, 'database',
+                        lambda config, settings: Database(heat.url))
+
+    def run(*, dry_run: bool = False, only: str | None = None,
+            say: Callable[[str], None] = lambda text: None) -> str:
+        return str((rooms.recover.tell if dry_run else rooms.recover.do)(
+            None, SETTINGS, only, say))
+    return run
+
+
+def test_recovering_adopts_what_a_killed_command_had_begun(
+        crew: Crew, recover: Recover) -> None:
+    heat = crew.heat
+    crew.engine('killed', RECOVER, silent=3600)
+    heat.resource(1)
+    heat.take_over(taker='killed')
+    said: list[str] = []
+    told = recover(say=said.append)
+    assert state(heat, 'killed') == 'dead'
+    assert heat.orders.claimers(['killed']) == set()
+    assert 'Engine killed was declared dead.' in told
+    assert 'r1: create again' in told
+    assert said[0].startswith('Watching 1 engines that own work and do not beat any more')
+
+
+def test_recovering_relieves_the_only_engine_with_the_plug_in(
+        crew: Crew, recover: Recover) -> None:
+    crew.engine('plug', ENGINE, silent=3600)
+    crew.heat.resource(1, engine_id='plug')
+    told = recover()
+    assert 'Engine plug was declared dead.' in told
+    assert crew.heat.read(1)['engine_id'] is None
+
+
+def test_recovering_says_of_whom_it_is_not_certain(
+        crew: Crew, rooms: Rooms, recover: Recover, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rooms.recover, '_longest', lambda settings: 70)
+    heat = crew.heat
+    crew.engine('slow', AGENT, silent=3600)
+    heat.run(models.service.update().where(models.service.c.engine_id == 'slow').values(
+        fence_time=3600))
+    heat.resource(1)
+    heat.take_over(taker='slow')
+    assert 'Engine slow owns work and does not beat, and it is not certain' in recover()
+    assert state(heat, 'slow') == 'up'
+
+
+def test_the_dry_run_tells_of_who_is_silent(crew: Crew, recover: Recover) -> None:
+    heat = crew.heat
+    crew.engine('plug', ENGINE, silent=3600)
+    heat.resource(1, engine_id='plug')
+    crew.engine('killed', RECOVER, silent=3600)
+    heat.resource(2)
+    heat.take_over(taker='killed')
+    told = recover(dry_run=True)
+    assert 'Engine plug on host-of-plug (heat-engine) owns work and does not beat' in told
+    assert 'resource r1 (CREATE_IN_PROGRESS), held by engine plug: create again' in told
+    assert 'r2: create again, as' in told
+    assert 'engine killed was to do that' in told
+    assert heat.state(1)[2] == 'plug'
+
+
+def test_recovering_that_is_interrupted_leaves_and_whoever_sweeps_goes_on(
+        crew: Crew, rooms: Rooms, recover: Recover, monkeypatch: pytest.MonkeyPatch) -> None:
+    heat = crew.heat
+    heat.kill(crew.engine('dead engine', ENGINE))
+    heat.resource(1, engine_id='dead engine')
+    # Keystone is away.
+    rooms.calls.load = None
+
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rooms.recover.time, 'sleep', interrupt)
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        recover(say=said.append)
+    command, = heat.orders.abandoned()
+    assert state(heat, command) == 'left'
+    assert 'whoever recovers next' in said[-1]
+    rooms.calls.load = lambda stack_id: None
+    crew.live('survivor', ENGINE).scan()
+    assert heat.orders.claimers([command]) == set()
+
+
+def test_recovering_sweeps_beside_an_older_command(crew: Crew, recover: Recover) -> None:
+    heat = crew.heat
+    crew.engine('older', RECOVER)
+    crew.engine('gone', AGENT)
+    heat.resource(1)
+    heat.take_over(taker='gone')
+    heat.members.leave('gone')
+    assert 'r1: create again' in recover()
+    assert heat.orders.claimers(['gone']) == set()
