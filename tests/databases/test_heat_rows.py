@@ -685,11 +685,14 @@ def test_the_child_of_a_resource_is_known_by_its_id_or_by_its_name(heat: Heat) -
 
 
 @pytest.mark.parametrize(('values', 'failure'), [
-    ({}, 'of no quota'), ({'action': 'UPDATE', 'updated_at': tables.ago(1)}, 'of no quota'),
-    ({'status_reason': None}, 'no reason was given'),
-    ({'status': 'COMPLETE'}, None), ({'status': 'IN_PROGRESS'}, None),
-    ({'action': 'DELETE'}, None), ({'created_at': tables.ago(99)}, None),
-    ({'created_at': None}, None)], ids=str)
+    pytest.param({}, 'of no quota', id='made'),
+    pytest.param({'action': 'UPDATE', 'updated_at': tables.ago(1)}, 'of no quota', id='updated'),
+    pytest.param({'status_reason': None}, 'no reason was given', id='for no reason'),
+    pytest.param({'status': 'COMPLETE'}, None, id='complete'),
+    pytest.param({'status': 'IN_PROGRESS'}, None, id='in progress'),
+    pytest.param({'action': 'DELETE'}, None, id='deleted'),
+    pytest.param({'created_at': tables.ago(99)}, None, id='before'),
+    pytest.param({'created_at': None}, None, id='at no time')])
 def test_a_nested_stack_has_failed_if_it_has_in_this_operation(
         heat: Heat, values: dict[str, Any], failure: str | None) -> None:
     """What failed before, this operation may be about to mend."""
