@@ -254,6 +254,35 @@ def leave_behind(life: object, original: Callable[..., Any]) -> Callable[..., An
     return suspend
 
 
+def leave_replaced(life: Any, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap ``Resource.update_convergence``: what was replaced already is not touched again.
+
+    A message that comes late would have it made ready for its replacement once more: that
+    takes a port's addresses, and what it writes down of them for a rollback is lost.
+    """
+    def update_convergence(self: Any, template_id: int, *args: Any, **kwargs: Any) -> Any:
+        if life.replaced(self.stack.id, self.id, template_id):
+            raise heat_resource.UpdateReplace(self.name)
+        return original(self, template_id, *args, **kwargs)
+    return update_convergence
+
+
+def replace_once(life: Any, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap the statement that makes a replacement: there is one for each template.
+
+    It changes what it replaces only where that is as it was read.  Heat reads it again where
+    that fails, since a signal may have come between; but that may be a replacement as well.
+    """
+    def replacement(context: Any, existing_res_id: int, new_res_values: dict[str, Any],
+                    *args: Any, **kwargs: Any) -> Any:
+        if life.replaced(new_res_values['stack_id'], existing_res_id,
+                         new_res_values['current_template_id']):
+            # Heat takes it for a check that is overtaken, and does nothing more.
+            raise heat_exception.UpdateInProgress(resource_name=new_res_values['name'])
+        return original(context, existing_res_id, new_res_values, *args, **kwargs)
+    return replacement
+
+
 def authenticate_early(life: object, original: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap ``Stack._delete_credentials`` for contexts that live by the stack's own trust.
 

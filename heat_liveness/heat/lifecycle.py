@@ -142,6 +142,22 @@ class EngineLifecycle:
                         'stacks are not interrupted: %s', stack_id, error)
             return True
 
+    def replaced(self, stack_id: str, resource_id: int, template_id: int) -> bool:
+        """Return whether another row has taken a resource's place, made to this template."""
+        if self._live is None or not self._live.joined:
+            return False
+        try:
+            return bool(self._work.replaced(stack_id, resource_id, template_id))
+        except errors.DatabaseError as error:
+            LOG.warning('Whether resource %s of stack %s was replaced already is not known, so it '
+                        'is not replaced now; its check is sent again if nobody has replaced it. '
+                        '%s', resource_id, stack_id, error)
+            return True
+        except Exception:
+            LOG.exception('Whether resource %s of stack %s was replaced already cannot be told.',
+                          resource_id, stack_id)
+            return False
+
     def stopping(self) -> None:
         """Tell the others that the engine takes no new work; it beats on."""
         try:

@@ -312,6 +312,18 @@ class HeatRows:
                     _resource.c.atomic_key == order.atomic_key, _resource.c.status == 'FAILED')
                 .values(status='IN_PROGRESS', atomic_key=order.atomic_key + 1))
 
+    def replaced(self, stack_id: str, resource_id: int, template_id: int) -> bool:
+        """Return whether another row has taken a resource's place, made to this template.
+
+        One that has failed has not: another is made then.
+        """
+        with self._database.autocommit() as connection:
+            return connection.execute(sa.select(_resource.c.id).where(
+                _resource.c.stack_id == stack_id, _resource.c.replaces == resource_id,
+                _resource.c.current_template_id == template_id, _resource.c.status != 'FAILED',
+                sa.or_(_resource.c.action != 'DELETE', _resource.c.status != 'COMPLETE'),
+            )).first() is not None
+
     def family(self, stack_id: str) -> frozenset[str]:
         """Return a stack's id and those of all stacks nested in it."""
         found = [stack_id]

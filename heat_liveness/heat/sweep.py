@@ -26,8 +26,8 @@ same, as they do not move either.
 What may be quiet and is not lost: a resource that waits at a hook for its user, one that waits
 for its nested stack or for another try, and a message that still stands in a long queue.  The
 first three are seen; the fourth is sent twice, and whichever comes late changes nothing, but
-for one thing, which :mod:`.bridge` prevents: a check that finds its resource locked interrupts
-the nested stack.
+for two things, which :mod:`.bridge` prevents: a check that finds its resource locked interrupts
+the nested stack, and one that finds it replaced replaces it once more.
 
 Four more ends that nobody else would bring about.  What has no message, only an engine that
 is at it, may as well be slow (Keystone is asked in between).  So it is taken for lost only if

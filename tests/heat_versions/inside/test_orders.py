@@ -16,9 +16,11 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from bench import CONVERGENT, Bench, before, chain
+from bench import CONVERGENT, Bench, Counted, before, chain
+from heat.engine import resource
 from heat.tests.convergence.framework import processes
 from oslo_config import cfg
 
@@ -55,6 +57,81 @@ def test_a_message_that_only_seemed_lost_comes_first_and_is_enough(bench: Bench)
     assert bench.calls('create', 'a') == bench.calls('create', 'b') == ['survivor']
     assert bench.state == 'CREATE_COMPLETE'
     assert bench.journal() == [('message', 'send again', 'done')]
+
+
+def send_again(bench: Bench, template: dict[str, Any]) -> list[Any]:
+    """Update a stack, and have its first message sent again; return the one that seemed lost."""
+    bench.update(template)
+    late = list(processes.worker.queue._queue)
+    processes.worker.clear()
+    bench.survivor.look()
+    bench.clock.ahead += 45
+    bench.survivor.look()
+    again, = processes.worker.queue._queue
+    assert 'liveness_order' in again.data.data
+    return late
+
+
+def assert_replaced_once(bench: Bench) -> None:
+    assert bench.state == 'UPDATE_COMPLETE', bench.reason
+    assert bench.ended
+    assert [bench.value(name, '!a') for name in 'ab'] == ['other', 'other']
+    assert len(bench.resources()) == 2
+    assert bench.calls('create', 'a') == bench.calls('create', 'b') == ['survivor'] * 2
+
+
+REPLACED = chain('a', 'b', **{'!a': 'other'})
+
+
+def test_a_message_that_only_seemed_lost_and_comes_last_replaces_nothing(
+        bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Counted, 'prepare_for_replace',
+                        lambda self: self.bench.note('prepare', self))
+    bench.create()
+    bench.work()
+    processes.worker.queue._queue.extend(send_again(bench, REPLACED))
+    bench.work()
+    bench.recover()
+    assert_replaced_once(bench)
+    # Nor is what was replaced made ready for that once more.
+    assert bench.calls('prepare', 'a') == bench.calls('prepare', 'b') == ['survivor']
+
+
+def test_a_message_that_only_seemed_lost_and_comes_at_the_same_time_replaces_nothing(
+        bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.create()
+    bench.work()
+    late = send_again(bench, REPLACED)
+    queue = processes.worker.queue._queue
+    again = list(queue)
+    processes.worker.clear()
+    make_replacement = resource.Resource.make_replacement
+
+    def overtaken(self: Any, *args: Any) -> Any:
+        """The one that was sent again is worked on when the late one is about to replace."""
+        monkeypatch.undo()
+        queue.extend(again)
+        processes.worker()
+        return make_replacement(self, *args)
+
+    monkeypatch.setattr(resource.Resource, 'make_replacement', overtaken)
+    queue.extend(late)
+    bench.work()
+    bench.recover()
+    assert_replaced_once(bench)
+
+
+def test_what_was_replaced_is_replaced_again_by_the_next_update(bench: Bench) -> None:
+    bench.create()
+    bench.work()
+    late = send_again(bench, REPLACED)
+    bench.update(chain('a', 'b', **{'!a': 'another'}))
+    processes.worker.queue._queue.extend(late)
+    bench.work()
+    bench.recover()
+    assert bench.state == 'UPDATE_COMPLETE', bench.reason
+    assert [bench.value(name, '!a') for name in 'ab'] == ['another', 'another']
+    assert len(bench.resources()) == 2
 
 
 def test_a_message_carries_what_the_graph_holds(bench: Bench) -> None:
