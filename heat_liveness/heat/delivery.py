@@ -16,7 +16,9 @@ An order is closed where nothing is to be done any more: the stack has begun som
 somebody has taken the work up.  Otherwise the message of the node that waits goes out, again
 and again with longer pauses, until an engine uses its token up.  That engine looks once more
 whether the work is still to be done (a message that only seemed lost may have come first),
-and then has the order; if it dies the order begins anew.
+and then has the order; if it dies the order begins anew.  Engines that know no tokens act on each
+copy: where one may have it, a message that could have a resource replaced goes out again only
+if an engine has ended since.
 
 **Poison.**  A resource whose engines have died ``max_takeovers`` times fails, and its stack with
 it.  When one more death would be the last, it is worked on alone: by the engine that carries
@@ -33,7 +35,7 @@ from typing import Any
 from oslo_utils import uuidutils
 
 from heat_liveness import errors
-from heat_liveness.heat import calls, graph, orders, rows, sweep
+from heat_liveness.heat import bridge, calls, graph, orders, rows, sweep
 from heat_liveness.heat.plans import Plan
 from heat_liveness.work import Context
 
@@ -64,6 +66,7 @@ class Delivery:
         self._most_deaths = context.settings.max_takeovers
         self._rows = heat
         self._orders = heat.orders
+        self._members = context.members
         self._receiver = receiver
         self._pool = futures.ThreadPoolExecutor(_SENDERS, thread_name_prefix='liveness-order')
         self._guard = threading.Lock()
@@ -328,6 +331,8 @@ class Delivery:
         if order.attempts and self._may_interrupt(view, node):
             return ('it is not sent again, as an engine without this package could interrupt its '
                     'nested stack: if it hangs, update the stack')
+        if order.status == orders.SENT and self._may_replace_twice(order, view, node):
+            return None
         alone = alone and not self.draining
         if alone and not self._is_alone(order):
             return None
@@ -340,6 +345,14 @@ class Delivery:
         """Return whether a second message could interrupt a nested stack."""
         return (any(view.child(row) is not None for row in sweep.workers(view, node))
                 and not self.tokened)
+
+    def _may_replace_twice(self, order: orders.Order, view: rows.View, node: graph.Node) -> bool:
+        """Return whether the last message may be on its way still, and replace a resource too.
+
+        If an engine has ended since it was sent, it is taken for lost with that.
+        """
+        return (sweep.may_be_replaced(view, node) and not self.tokened
+                and all(each.age > order.age for each in self._members.endings(bridge.BINARY)))
 
     @property
     def tokened(self) -> bool:

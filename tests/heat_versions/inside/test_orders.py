@@ -121,6 +121,25 @@ def test_a_message_that_only_seemed_lost_and_comes_at_the_same_time_replaces_not
     assert_replaced_once(bench)
 
 
+def test_what_may_be_replaced_is_sent_once_where_somebody_knows_no_tokens(bench: Bench) -> None:
+    bench.create()
+    bench.work()
+    bench.dies(before(f'{CHECK}.check'), lambda bench: bench.update(REPLACED))
+    bench.strange()
+    bench.survivor.look()
+    sent = len(bench.sent)
+    for _ in range(9):
+        bench.wait(15)
+    assert len(bench.sent) == sent + 1
+    # Another engine dies, and has taken the message with it.
+    bench.dies(before(f'{CHECK}.check'), name='doomed too')
+    bench.wait(15)
+    assert len(bench.sent) == sent + 2
+    bench.work()
+    assert bench.state == 'UPDATE_COMPLETE'
+    assert len(bench.live) == 2
+
+
 def test_what_was_replaced_is_replaced_again_by_the_next_update(bench: Bench) -> None:
     bench.create()
     bench.work()
