@@ -147,10 +147,23 @@ class Delivery:
         if reason is not None:
             self._orders.close(order_id, self._me, reason)
         elif order is not None:
-            if order.revives:
-                self._rows.revive(order)
+            self._revive(order, order.seen or [])
             self._here.alone = order.alone
         return reason is None
+
+    def _revive(self, order: orders.Order, seen: orders.Seen) -> orders.Seen:
+        """Let a row that is FAILED only until its check begins be in progress again.
+
+        :param seen: the rows that may be at work, as they stand
+        :return: how they stand now
+        """
+        if not order.revives:
+            return seen
+        before, after = ([order.resource_id, key]
+                         for key in (order.atomic_key, order.atomic_key + 1))
+        revived = [after if row == before else row for row in seen]
+        self._rows.revive(order, revived)
+        return revived
 
     @property
     def stays(self) -> bool:
@@ -336,7 +349,11 @@ class Delivery:
         alone = alone and not self.draining
         if alone and not self._is_alone(order):
             return None
-        if not self._orders.sending(order, self._me, _seen(view, node), alone=alone):
+        seen = _seen(view, node)
+        if not self.tokened:
+            # Whoever gets it without seeing the token would replace what is FAILED.
+            seen = self._revive(order, seen)
+        if not self._orders.sending(order, self._me, seen, alone=alone):
             return None
         sent = calls.send(stack, node, target, order.id, self._receiver if alone else None)
         return None if sent else 'its stack has begun something else'
@@ -389,7 +406,7 @@ def _pause(times: int) -> float:
     return min(_RESEND_SECONDS * 2.0 ** (times - 1), _LONGEST_RESEND_SECONDS)
 
 
-def _seen(view: rows.View, node: graph.Node) -> list[list[int | None]]:
+def _seen(view: rows.View, node: graph.Node) -> orders.Seen:
     return [[row.id, row.atomic_key] for row in sweep.workers(view, node)]
 
 

@@ -303,14 +303,19 @@ class HeatRows:
                 _stack.c.status_reason.like('Error deleting project%'))).all()
         return [stack for stack in map(_as_stack, rows) if self.orders.known(stack)]
 
-    def revive(self, order: orders.Order) -> None:
-        """Let a row be in progress again, just before its check, if nobody has changed it."""
-        with self._database.autocommit() as connection:
-            connection.execute(
-                _resource.update().where(
-                    _resource.c.id == order.resource_id, _resource.c.engine_id.is_(None),
-                    _resource.c.atomic_key == order.atomic_key, _resource.c.status == 'FAILED')
-                .values(status='IN_PROGRESS', atomic_key=order.atomic_key + 1))
+    @again_if_contended
+    def revive(self, order: orders.Order, seen: orders.Seen) -> None:
+        """Let a row be in progress again, just before its check, if nobody has changed it.
+
+        :param seen: how the rows that may be at work stand then; it is written into the order
+        """
+        with self._database.transaction() as connection:
+            if connection.execute(
+                    _resource.update().where(
+                        _resource.c.id == order.resource_id, _resource.c.engine_id.is_(None),
+                        _resource.c.atomic_key == order.atomic_key, _resource.c.status == 'FAILED')
+                    .values(status='IN_PROGRESS', atomic_key=order.atomic_key + 1)).rowcount:
+                self.orders.note(connection, order, seen=seen)
 
     def replaced(self, stack_id: str, resource_id: int, template_id: int) -> bool:
         """Return whether another row has taken a resource's place, made to this template.

@@ -70,11 +70,12 @@ def test_what_is_run_again_is_failed_for_all_others_until_its_check_begins(heat:
     assert heat.state(1) == ('UPDATE', 'FAILED', None, 2)
     order, = heat.orders.of('me', 10)
     assert order.revives
-    heat.rows.revive(order)
+    heat.rows.revive(order, [[1, 3]])
     assert heat.state(1) == ('UPDATE', 'IN_PROGRESS', None, 3)
     # Once is enough.
-    heat.rows.revive(order)
+    heat.rows.revive(order, [[1, 4]])
     assert heat.state(1) == ('UPDATE', 'IN_PROGRESS', None, 3)
+    assert heat.found(order).seen == [[1, 3]]
 
 
 @pytest.mark.parametrize('change', [{'engine_id': 'e9'}, {'atomic_key': 7}, {'status': 'COMPLETE'}],
@@ -86,8 +87,9 @@ def test_what_somebody_has_changed_is_not_revived(heat: Heat, change: dict[str, 
     order, = heat.orders.of('me', 10)
     heat.change(tables.resource, 1, **change)
     before = heat.state(1)
-    heat.rows.revive(order)
+    heat.rows.revive(order, [[1, 3]])
     assert heat.state(1) == before
+    assert heat.found(order).seen is None
 
 
 def test_many_that_wait_do_not_stand_before_those_that_can_be_taken(heat: Heat) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from bench import CONVERGENT, Bench, Counted, before, chain
-from heat.engine import resource
+from heat.engine import check_resource, resource
 from heat.tests.convergence.framework import processes
 from oslo_config import cfg
 
@@ -175,6 +175,61 @@ def test_an_engine_that_dies_with_a_message_hands_its_order_on(bench: Bench) -> 
     bench.recover()
     assert bench.state == 'CREATE_COMPLETE'
     assert bench.calls('create', 'a') == ['doomed', 'survivor']
+
+
+# What is FAILED until its check begins.
+
+def claim_an_update(bench: Bench) -> list[int]:
+    """Have the survivor claim an update, without sending it; return the ids of the rows."""
+    bench.create()
+    bench.work()
+    bench.dies(bench.at('update', 'a'), lambda bench: bench.update(chain('a', 'b', a='second')))
+    delivery = bench.survivor.work.delivery
+    delivery.carry_out = lambda found: 0
+    bench.survivor.look()
+    del delivery.carry_out
+    assert bench.open_orders == [('resource', 'run again', 'claimed')]
+    assert bench.resources('a')[0].state == 'UPDATE_FAILED'
+    return [row.id for row in bench.resources()]
+
+
+def assert_updated_in_place(bench: Bench, ids: list[int]) -> None:
+    assert bench.state == 'UPDATE_COMPLETE', bench.reason
+    assert [row.id for row in bench.resources()] == ids
+    assert [bench.value(name) for name in 'ab'] == ['second', 'second']
+
+
+@pytest.mark.parametrize('taker', ['with', 'without'])
+def test_an_update_is_not_replaced_by_an_engine_that_has_appeared_since_it_was_claimed(
+        bench: Bench, taker: str) -> None:
+    ids = claim_an_update(bench)
+    bench.strange()
+    bench.wait(15)
+    message, = processes.worker.queue._queue
+    if taker == 'without':
+        # An engine without the package does not see it.
+        del message.data.data['liveness_order']
+    bench.work()
+    assert_updated_in_place(bench, ids)
+
+
+def test_a_check_that_fails_before_it_locks_is_done_once_more(
+        bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = claim_an_update(bench)
+    bench.wait(15)
+
+    def fail(*_: Any) -> Any:
+        monkeypatch.undo()
+        raise RuntimeError('Keystone is away.')
+
+    monkeypatch.setattr(check_resource, 'load_resource', fail)
+    with pytest.raises(RuntimeError):
+        bench.work()
+    assert bench.open_orders == [('resource', 'run again', 'claimed')]
+    bench.wait(15)
+    bench.work()
+    assert_updated_in_place(bench, ids)
+    assert bench.outcomes()[-1] == 'it was checked'
 
 
 # Rows that are gone, as after another engine's purge of what is deleted.
