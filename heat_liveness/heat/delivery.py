@@ -22,7 +22,8 @@ if an engine has ended since.
 
 **Poison.**  A resource whose engines have died ``max_takeovers`` times fails, and its stack with
 it.  When one more death would be the last, it is worked on alone: by the engine that carries
-the order out, one such resource at a time, so that it takes no other with it.
+the order out, one such resource at a time, so that it takes no other with it.  The place is free
+again when the resource is done, or waits for its user or its nested stack.
 """
 
 import collections
@@ -30,7 +31,7 @@ import logging
 import threading
 from collections.abc import Collection, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, NamedTuple
 
 from oslo_utils import uuidutils
 
@@ -50,6 +51,14 @@ _LONGEST_RESEND_SECONDS = 640.0
 
 _IN_PROGRESS = ('restart', 'time out', Plan.FAIL)
 """What is done with a stack only while it is in progress."""
+
+
+class _Place(NamedTuple):
+    """What an engine works on alone, whichever order it is about."""
+
+    stack_id: str
+    traversal: str
+    node: graph.Node
 
 
 class Delivery:
@@ -72,7 +81,7 @@ class Delivery:
         self._guard = threading.Lock()
         self._running: set[int] = set()
         self._using: set[int] = set()
-        self._alone: orders.Order | None = None
+        self._alone: _Place | None = None
         self._followed: float | None = None
         self._here = threading.local()
         self._failures: dict[int, tuple[int, float]] = {}
@@ -347,7 +356,7 @@ class Delivery:
         if order.status == orders.SENT and self._may_replace_twice(order, view, node):
             return None
         alone = alone and not self.draining
-        if alone and not self._is_alone(order):
+        if alone and not self._is_alone(_Place(order.stack_id, order.traversal, node)):
             return None
         seen = _seen(view, node)
         if not self.tokened:
@@ -376,25 +385,25 @@ class Delivery:
         """Whether all who may receive a message know tokens."""
         return self._receiver is not None and not self._rows.strangers()
 
-    def _is_alone(self, order: orders.Order) -> bool:
-        """Return whether an order is the one that this engine works on alone, or can become it."""
+    def _is_alone(self, place: _Place) -> bool:
+        """Return whether a node is what this engine works on alone, or can become it."""
         with self._guard:
-            if self._alone is None or self._alone.id == order.id:
-                self._alone = order
-                return True
-        return False
+            if self._alone is None:
+                self._alone = place
+            return self._alone == place
 
     def _alone_is_busy(self) -> bool:
-        order = self._alone
-        assert order is not None
-        view = self._rows.view(order.stack_id)
-        if view is not None and view.stack.traversal == order.traversal:
-            row = view.resources.get(order.resource_id or 0)
-            node = order.node or (view.node(row) if row is not None else None)
-            if (node is not None and node in view.traversal and not view.traversal.done(node)
+        place = self._alone
+        assert place is not None
+        view = self._rows.view(place.stack_id)
+        if view is not None and (view.stack.traversal, view.stack.status) == (
+                place.traversal, 'IN_PROGRESS'):
+            working = sweep.workers(view, place.node)
+            if (place.node in view.traversal and not view.traversal.done(place.node)
                     # While it waits for its nested stack, that may need the place.
-                    and not any(child.in_progress for child in map(
-                        view.child, sweep.workers(view, node)) if child is not None)):
+                    and not any(child.in_progress for child in map(view.child, working)
+                                if child is not None)
+                    and not self._rows.hooked([row.id for row in working])):
                 return True
         with self._guard:
             self._alone = None
