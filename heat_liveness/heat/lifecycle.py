@@ -99,8 +99,11 @@ class EngineLifecycle:
 
     def received(self, order_id: int) -> bool:
         """Return whether a message with this token is to be acted on: once, of all its copies."""
-        if self._live is None:
-            return True
+        if self._live is None or not self._live.joined:
+            # It would wait at the gate for as long as joining fails, and others need not.
+            LOG.info('Message %s is not acted on, as this engine has not joined; it is sent again.',
+                     order_id)
+            return False
         try:
             self._live.gate.wait()
             used = bool(self._work.delivery.use(order_id))
