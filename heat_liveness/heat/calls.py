@@ -21,6 +21,7 @@ where one engine is to receive it, the name of that engine.
 """
 
 import contextlib
+import functools
 import inspect
 import logging
 import threading
@@ -30,7 +31,7 @@ from typing import Any
 from heat.common import context as heat_context
 from heat.common import exception as heat_exception
 from heat.common import messaging
-from heat.engine import check_resource, sync_point
+from heat.engine import check_resource, sync_point, worker
 from heat.engine import resource as heat_resource
 from heat.engine import stack as heat_stack
 from heat.objects import resource as resource_objects
@@ -152,7 +153,14 @@ def write_out(stack: heat_stack.Stack, traversal: str) -> None:
     """Write the traversal of a stack out under the id that it was given in place of its own."""
     old, stack.current_traversal = stack.current_traversal, traversal
     sync_point.delete_all(stack.context, stack.id, old)
-    stack.thread_group_mgr.start(stack.id, stack._converge_create_or_update)
+    # A delete begins with stopping who still works on the stack, and Heat does not store that.
+    stop = functools.partial(_stop_workers, stack) if stack.action == stack.DELETE else None
+    stack.thread_group_mgr.start(stack.id, stack._converge_create_or_update, pre_converge=stop)
+
+
+def _stop_workers(stack: heat_stack.Stack) -> None:
+    # It has no name, so it takes nobody for itself: each engine is sent a message.
+    worker.WorkerService('', worker_api.TOPIC, '', None).stop_all_workers(stack)
 
 
 def fail(stack: heat_stack.Stack, reason: str) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from bench import CONVERGENT, Bench, Counted, before, chain
-from heat.engine import check_resource, resource
+from heat.engine import check_resource, resource, worker
 from heat.tests.convergence.framework import processes
 from oslo_config import cfg
 
@@ -262,6 +262,26 @@ def test_the_last_of_a_delete_is_reported(bench: Bench) -> None:
     bench.recover()
     assert bench.state == 'DELETE_COMPLETE deleted'
     assert 'its row was gone, and it was reported as done' in bench.outcomes()
+
+
+@pytest.mark.parametrize('action', ['create', 'delete'])
+def test_a_delete_that_is_begun_anew_stops_who_works_on_the_stack(
+        bench: Bench, monkeypatch: pytest.MonkeyPatch, action: str) -> None:
+    """As Heat does: he may be waiting for what is to be deleted."""
+    stopped: list[str] = []
+    monkeypatch.setattr(worker.WorkerService, 'stop_all_workers',
+                        lambda self, stack: stopped.append(stack.id))
+    window = before('heat.engine.sync_point:create')
+    if action == 'create':
+        bench.dies(window, Bench.create)
+    else:
+        bench.create()
+        bench.work()
+        bench.dies(window, lambda bench: bench.do('delete_stack'))
+    bench.recover()
+    assert 'it was begun anew' in bench.outcomes()
+    assert bench.state.startswith(f'{action.upper()}_COMPLETE')
+    assert stopped == ([bench.stack_id] if action == 'delete' else [])
 
 
 # What ends badly.
