@@ -55,6 +55,7 @@ GRAPHLESS = frozenset() if hasattr(heat_resource.Resource, 'suspend_convergence'
 NotFound = heat_exception.NotFound
 
 _ROLLED_BACK = ('CREATE', 'UPDATE', 'RESTORE')
+_NOT_ROLLED_BACK = '. It is not rolled back: that would delete everything'
 
 _threads: list[threading.Thread] = []
 
@@ -168,10 +169,18 @@ def fail(stack: heat_stack.Stack, reason: str) -> bool:
 
     It is rolled back where it asks for that, and where that deletes nothing that was there before.
     """
-    if not _rollback_deletes_all(stack):
-        return bool(stack.mark_failed(reason))
-    if not stack.state_set(stack.action, stack.FAILED,
-                           f'{reason}. It is not rolled back: that would delete everything'):
+    if _rollback_deletes_all(stack):
+        return _fail_without_rollback(stack, reason)
+    return bool(stack.mark_failed(reason))
+
+
+def _fail_without_rollback(stack: heat_stack.Stack, reason: str) -> bool:
+    """Fail a stack, or let one that has failed say why it stays as it is; return whether it was we.
+
+    It is harmless to do so twice.
+    """
+    reason = reason.removesuffix(_NOT_ROLLED_BACK) + _NOT_ROLLED_BACK
+    if not stack.state_set(stack.action, stack.FAILED, reason):
         return False
     stack.purge_db()
     return True
@@ -209,8 +218,10 @@ def finish(stack: heat_stack.Stack, *, roll_back: bool) -> None:
         stack.purge_db()
     elif stack.status == stack.IN_PROGRESS:
         stack.mark_complete()
+    elif roll_back and stack.status == stack.FAILED and _rollback_deletes_all(stack):
+        _fail_without_rollback(stack, stack.status_reason)
     elif (roll_back and stack.status == stack.FAILED and not stack.disable_rollback
-            and stack.action in _ROLLED_BACK and not _rollback_deletes_all(stack)):
+            and stack.action in _ROLLED_BACK):
         stack.rollback()
     else:
         if stack.action == stack.SNAPSHOT:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from bench import CONVERGENT, Bench, Counted, before, chain
+from bench import CONVERGENT, Bench, Counted, before, chain, once_in
 from heat.engine import check_resource, resource, worker
 from heat.tests.convergence.framework import processes
 from oslo_config import cfg
@@ -300,6 +300,21 @@ def test_a_stack_past_its_timeout_is_timed_out(
     else:
         assert bench.state == 'ROLLBACK_COMPLETE', bench.reason
         assert bench.resources() == []
+
+
+def test_a_rollback_that_has_lost_its_target_is_not_begun_anew_and_says_so(bench: Bench) -> None:
+    bench.create()
+    bench.work()
+    bench.dies(once_in('heat.engine.stack:Stack.rollback',
+                       before('heat.engine.stack:Stack.converge_stack')),
+               lambda bench: bench.update(chain('a', 'b', a='fail'), disable_rollback=False))
+    assert bench.state == 'UPDATE_FAILED'
+    bench.recover()
+    assert bench.ended
+    assert bench.state == 'UPDATE_FAILED'
+    assert bench.reason.endswith(
+        'it was told to. It is not rolled back: that would delete everything')
+    assert bench.calls('delete') == []
 
 
 def test_a_resource_that_kills_is_given_to_nobody_any_more(bench: Bench) -> None:
