@@ -28,6 +28,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import oslo_messaging
 from heat.common import context as heat_context
 from heat.common import exception as heat_exception
 from heat.common import messaging
@@ -37,9 +38,11 @@ from heat.engine import stack as heat_stack
 from heat.objects import resource as resource_objects
 from heat.objects import stack as stack_objects
 from heat.rpc import listener_client, worker_api, worker_client
+from keystoneauth1 import exceptions as keystone_auth
 from keystoneauth1 import loading
 from keystoneclient import exceptions as keystone
 from oslo_config import cfg
+from oslo_db import exception as db_exception
 
 from heat_liveness.heat import graph
 
@@ -53,6 +56,10 @@ GRAPHLESS = frozenset() if hasattr(heat_resource.Resource, 'suspend_convergence'
     'SUSPEND', 'RESUME', 'CHECK', 'SNAPSHOT'})
 
 NotFound = heat_exception.NotFound
+
+OUTAGES = (keystone_auth.ClientException, heat_exception.AuthorizationFailure,
+           oslo_messaging.MessagingException, db_exception.DBConnectionError)
+"""Raised where Keystone, the message queue or the database is away, or refuses."""
 
 _ROLLED_BACK = ('CREATE', 'UPDATE', 'RESTORE')
 _NOT_ROLLED_BACK = '. It is not rolled back: that would delete everything'
@@ -68,8 +75,13 @@ class _Threads:
 
     def start(self, stack_id: str, function: Callable[..., Any], *args: Any,
               **kwargs: Any) -> None:
-        thread = threading.Thread(target=function, args=args, kwargs=kwargs, daemon=True,
-                                  name='liveness-traversal')
+        def run() -> None:
+            try:
+                function(*args, **kwargs)
+            except Exception:
+                LOG.exception('The traversal of stack %s could not be written out.', stack_id)
+
+        thread = threading.Thread(target=run, daemon=True, name='liveness-traversal')
         _threads[:] = [each for each in _threads if each.is_alive()]
         _threads.append(thread)
         thread.start()

@@ -238,12 +238,12 @@ class Delivery:
         except errors.EngineDead as error:
             LOG.warning('%d orders about stack %s (%s) are not carried out: %s', len(batch),
                         first.stack_name, first.stack_id, error)
-        except Exception:
+        except Exception as error:
             for order in batch:
                 self._failed(order.id)
-            LOG.exception('Stack %s (%s) cannot be loaded, so %d orders about it are not carried '
-                          'out; it is tried again after a while.', first.stack_name,
-                          first.stack_id, len(batch))
+            _log(error, 'Stack %s (%s) cannot be loaded, so %d orders about it are not carried '
+                 'out; it is tried again after a while: %s', first.stack_name, first.stack_id,
+                 len(batch), error)
         finally:
             with self._guard:
                 self._running.difference_update(order.id for order in batch)
@@ -259,10 +259,10 @@ class Delivery:
             self._failures.pop(order.id, None)
         except errors.EngineDead:
             raise
-        except Exception:
+        except Exception as error:
             self._failed(order.id)
-            LOG.exception('The order to %s, about %s, could not be carried out; it is tried again '
-                          'after a while.', order.plan, what)
+            _log(error, 'The order to %s, about %s, could not be carried out; it is tried again '
+                 'after a while: %s', order.plan, what, error)
 
     def _resume(self, order: orders.Order, stack: Any) -> str | None:
         """Do what the order says, as far as that is still to be done.
@@ -408,6 +408,12 @@ class Delivery:
         with self._guard:
             self._alone = None
         return False
+
+
+def _log(error: Exception, message: str, *arguments: object) -> None:
+    """Log an ERROR; where nothing is away that may be, with a traceback."""
+    LOG.error(message, *arguments, exc_info=not isinstance(
+        error, (errors.LivenessError, *calls.OUTAGES)))
 
 
 def _pause(times: int) -> float:

@@ -56,6 +56,7 @@ class Sender:
         self.calls.load = lambda stack_id: types.SimpleNamespace(
             id=stack_id, current_traversal=heat.the_stack(stack_id).traversal)
         self.calls.send = self._send
+        self.calls.OUTAGES = (ConnectionError,)
         monkeypatch.setitem(sys.modules, self.calls.__name__, self.calls)
         monkeypatch.setattr(heat_liveness.heat, 'calls', self.calls, raising=False)
         monkeypatch.setattr(heat_liveness.heat, 'delivery', None, raising=False)
@@ -88,6 +89,27 @@ def sender(heat: Heat, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sender]:
     found = Sender(heat, monkeypatch, max_takeovers=2)
     yield found
     found.delivery.stop()
+
+
+# What cannot be carried out.
+
+@pytest.mark.parametrize('what', ['load', 'send'])
+@pytest.mark.parametrize('error', [ConnectionError('Keystone is away.'), ValueError('a fault')],
+                         ids=['away', 'fault'])
+def test_what_cannot_be_carried_out_is_told_with_a_traceback_only_if_that_is_no_outage(
+        heat: Heat, sender: Sender, caplog: pytest.LogCaptureFixture, what: str,
+        error: Exception) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    order = heat.order(1)
+    setattr(sender.calls, what, fail)
+    sender.follow()
+    record, = (record for record in caplog.records if record.levelname == 'ERROR')
+    assert 'tried again after a while' in record.message
+    assert str(error) in record.message
+    assert bool(record.exc_info) == isinstance(error, ValueError)
+    assert heat.found(order).status in {'claimed', 'sent'}
 
 
 # What is worked on alone.

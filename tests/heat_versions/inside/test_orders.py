@@ -24,6 +24,8 @@ from heat.engine import check_resource, resource, worker
 from heat.tests.convergence.framework import processes
 from oslo_config import cfg
 
+from heat_liveness.heat import calls
+
 CHECK = 'heat.engine.check_resource:CheckResource'
 CAST = 'heat.rpc.worker_client:WorkerClient.check_resource'
 
@@ -282,6 +284,17 @@ def test_a_delete_that_is_begun_anew_stops_who_works_on_the_stack(
     assert 'it was begun anew' in bench.outcomes()
     assert bench.state.startswith(f'{action.upper()}_COMPLETE')
     assert stopped == ([bench.stack_id] if action == 'delete' else [])
+
+
+def test_a_traversal_that_cannot_be_written_out_is_told_in_the_log(
+        caplog: pytest.LogCaptureFixture) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError('The template is gone.')
+
+    calls._Threads().start('a stack', fail)
+    calls.wait_for_traversals()
+    assert 'The traversal of stack a stack could not be written out' in caplog.text
+    assert 'The template is gone.' in caplog.text
 
 
 # What ends badly.
