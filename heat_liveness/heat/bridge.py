@@ -14,7 +14,7 @@
 
 Heat calls ``is_available()`` on what it finds in the entry-point group ``heat.clients``, in
 the parent, before it forks its workers; nothing happens at import.  When enabled, the bridge
-then puts itself round eleven methods:
+then puts itself round thirteen methods:
 
 * ``WorkerService.start``: the engine joins before its RPC server consumes;
 * ``EngineService.stop``: it drains before, and leaves after whatever happens inside, which
@@ -27,6 +27,9 @@ then puts itself round eleven methods:
 * ``StackResource.handle_preempt``: a check that finds its resource locked interrupts the nested
   stack, so that a newer traversal need not wait for it.  Where a message of the *same* traversal
   was sent again, it may be its own work that it would interrupt, so it does not;
+* ``Resource.update_convergence``, and the statement that makes a replacement: a resource is
+  replaced once, though its message may have come twice; see :func:`.calls.leave_replaced` and
+  :func:`.calls.replace_once`;
 * ``Resource.suspend``: see :func:`.calls.leave_behind`;
 * ``Stack._delete_credentials``, and the creation of a stack's project and users in Keystone: see
   :func:`.calls.authenticate_early`, :func:`.calls.find_project`, :func:`.calls.replace_user`.
@@ -72,6 +75,11 @@ _WRAPPED = {
         'self', 'cnxt', 'resource_id', 'current_traversal', 'data', 'is_update',
         'adopt_stack_data', 'converge'],
     'heat.engine.resources.stack_resource:StackResource.handle_preempt': ['self'],
+    'heat.engine.resource:Resource.update_convergence': [
+        'self', 'template_id', 'new_requires', 'engine_id', 'timeout', 'new_stack'],
+    # Of the class, so there is no self.
+    'heat.objects.resource:Resource.replacement': [
+        'context', 'existing_res_id', 'new_res_values', 'atomic_key'],
     'heat.engine.resource:Resource.suspend': ['self'],
     'heat.engine.stack:Stack._delete_credentials': ['self', 'stack_status', 'reason', 'abandon'],
     f'{_KEYSTONE}.create_stack_domain_project': ['self', 'stack_id'],
@@ -142,7 +150,8 @@ def _wrap(life: lifecycle.EngineLifecycle) -> None:
     sent = functools.partial(_sent, calls.client)
     wrappers: tuple[Callable[..., Method], ...] = (
         _started, _stopped, _gated, _gated, sent, once, _unless_sent_twice,
-        calls.leave_behind, calls.authenticate_early, calls.find_project, calls.replace_user)
+        calls.leave_replaced, calls.replace_once, calls.leave_behind, calls.authenticate_early,
+        calls.find_project, calls.replace_user)
     for path, wrapper in zip(_WRAPPED, wrappers, strict=True):
         owner, name = _find(path)
         original = getattr(owner, name)

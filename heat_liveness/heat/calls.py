@@ -21,24 +21,28 @@ where one engine is to receive it, the name of that engine.
 """
 
 import contextlib
+import functools
 import inspect
 import logging
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import oslo_messaging
 from heat.common import context as heat_context
 from heat.common import exception as heat_exception
 from heat.common import messaging
-from heat.engine import check_resource, sync_point
+from heat.engine import check_resource, sync_point, worker
 from heat.engine import resource as heat_resource
 from heat.engine import stack as heat_stack
 from heat.objects import resource as resource_objects
 from heat.objects import stack as stack_objects
 from heat.rpc import listener_client, worker_api, worker_client
+from keystoneauth1 import exceptions as keystone_auth
 from keystoneauth1 import loading
 from keystoneclient import exceptions as keystone
 from oslo_config import cfg
+from oslo_db import exception as db_exception
 
 from heat_liveness.heat import graph
 
@@ -53,7 +57,12 @@ GRAPHLESS = frozenset() if hasattr(heat_resource.Resource, 'suspend_convergence'
 
 NotFound = heat_exception.NotFound
 
+OUTAGES = (keystone_auth.ClientException, heat_exception.AuthorizationFailure,
+           oslo_messaging.MessagingException, db_exception.DBConnectionError)
+"""Raised where Keystone, the message queue or the database is away, or refuses."""
+
 _ROLLED_BACK = ('CREATE', 'UPDATE', 'RESTORE')
+_NOT_ROLLED_BACK = '. It is not rolled back: that would delete everything'
 
 _threads: list[threading.Thread] = []
 
@@ -66,8 +75,13 @@ class _Threads:
 
     def start(self, stack_id: str, function: Callable[..., Any], *args: Any,
               **kwargs: Any) -> None:
-        thread = threading.Thread(target=function, args=args, kwargs=kwargs, daemon=True,
-                                  name='liveness-traversal')
+        def run() -> None:
+            try:
+                function(*args, **kwargs)
+            except Exception:
+                LOG.exception('The traversal of stack %s could not be written out.', stack_id)
+
+        thread = threading.Thread(target=run, daemon=True, name='liveness-traversal')
         _threads[:] = [each for each in _threads if each.is_alive()]
         _threads.append(thread)
         thread.start()
@@ -163,7 +177,14 @@ def write_out(stack: heat_stack.Stack, traversal: str) -> None:
     """Write the traversal of a stack out under the id that it was given in place of its own."""
     old, stack.current_traversal = stack.current_traversal, traversal
     sync_point.delete_all(stack.context, stack.id, old)
-    stack.thread_group_mgr.start(stack.id, stack._converge_create_or_update)
+    # A delete begins with stopping who still works on the stack, and Heat does not store that.
+    stop = functools.partial(_stop_workers, stack) if stack.action == stack.DELETE else None
+    stack.thread_group_mgr.start(stack.id, stack._converge_create_or_update, pre_converge=stop)
+
+
+def _stop_workers(stack: heat_stack.Stack) -> None:
+    # It has no name, so it takes nobody for itself: each engine is sent a message.
+    worker.WorkerService('', worker_api.TOPIC, '', None).stop_all_workers(stack)
 
 
 def fail(stack: heat_stack.Stack, reason: str) -> bool:
@@ -171,10 +192,18 @@ def fail(stack: heat_stack.Stack, reason: str) -> bool:
 
     It is rolled back where it asks for that, and where that deletes nothing that was there before.
     """
-    if not _rollback_deletes_all(stack):
-        return bool(stack.mark_failed(reason))
-    if not stack.state_set(stack.action, stack.FAILED,
-                           f'{reason}. It is not rolled back: that would delete everything'):
+    if _rollback_deletes_all(stack):
+        return _fail_without_rollback(stack, reason)
+    return bool(stack.mark_failed(reason))
+
+
+def _fail_without_rollback(stack: heat_stack.Stack, reason: str) -> bool:
+    """Fail a stack, or let one that has failed say why it stays as it is; return whether it was we.
+
+    It is harmless to do so twice.
+    """
+    reason = reason.removesuffix(_NOT_ROLLED_BACK) + _NOT_ROLLED_BACK
+    if not stack.state_set(stack.action, stack.FAILED, reason):
         return False
     stack.purge_db()
     return True
@@ -212,8 +241,10 @@ def finish(stack: heat_stack.Stack, *, roll_back: bool) -> None:
         stack.purge_db()
     elif stack.status == stack.IN_PROGRESS:
         stack.mark_complete()
+    elif roll_back and stack.status == stack.FAILED and _rollback_deletes_all(stack):
+        _fail_without_rollback(stack, stack.status_reason)
     elif (roll_back and stack.status == stack.FAILED and not stack.disable_rollback
-            and stack.action in _ROLLED_BACK and not _rollback_deletes_all(stack)):
+            and stack.action in _ROLLED_BACK):
         stack.rollback()
     else:
         if stack.action == stack.SNAPSHOT:
@@ -263,6 +294,35 @@ def leave_behind(life: object, original: Callable[..., Any]) -> Callable[..., An
             return None
         return original(self)
     return suspend
+
+
+def leave_replaced(life: Any, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap ``Resource.update_convergence``: what was replaced already is not touched again.
+
+    A message that comes late would have it made ready for its replacement once more: that
+    takes a port's addresses, and what it writes down of them for a rollback is lost.
+    """
+    def update_convergence(self: Any, template_id: int, *args: Any, **kwargs: Any) -> Any:
+        if life.replaced(self.stack.id, self.id, template_id):
+            raise heat_resource.UpdateReplace(self.name)
+        return original(self, template_id, *args, **kwargs)
+    return update_convergence
+
+
+def replace_once(life: Any, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap the statement that makes a replacement: there is one for each template.
+
+    It changes what it replaces only where that is as it was read.  Heat reads it again where
+    that fails, since a signal may have come between; but that may be a replacement as well.
+    """
+    def replacement(context: Any, existing_res_id: int, new_res_values: dict[str, Any],
+                    *args: Any, **kwargs: Any) -> Any:
+        if life.replaced(new_res_values['stack_id'], existing_res_id,
+                         new_res_values['current_template_id']):
+            # Heat takes it for a check that is overtaken, and does nothing more.
+            raise heat_exception.UpdateInProgress(resource_name=new_res_values['name'])
+        return original(context, existing_res_id, new_res_values, *args, **kwargs)
+    return replacement
 
 
 def authenticate_early(life: object, original: Callable[..., Any]) -> Callable[..., Any]:

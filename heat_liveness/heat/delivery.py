@@ -16,11 +16,14 @@ An order is closed where nothing is to be done any more: the stack has begun som
 somebody has taken the work up.  Otherwise the message of the node that waits goes out, again
 and again with longer pauses, until an engine uses its token up.  That engine looks once more
 whether the work is still to be done (a message that only seemed lost may have come first),
-and then has the order; if it dies the order begins anew.
+and then has the order; if it dies the order begins anew.  Engines that know no tokens act on each
+copy: where one may have it, a message that could have a resource replaced goes out again only
+if an engine has ended since.
 
 **Poison.**  A resource whose engines have died ``max_takeovers`` times fails, and its stack with
 it.  When one more death would be the last, it is worked on alone: by the engine that carries
-the order out, one such resource at a time, so that it takes no other with it.
+the order out, one such resource at a time, so that it takes no other with it.  The place is free
+again when the resource is done, or waits for its user or its nested stack.
 """
 
 import collections
@@ -28,12 +31,12 @@ import logging
 import threading
 from collections.abc import Collection, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, NamedTuple
 
 from oslo_utils import uuidutils
 
 from heat_liveness import errors
-from heat_liveness.heat import calls, graph, orders, rows, sweep
+from heat_liveness.heat import bridge, calls, graph, orders, rows, sweep
 from heat_liveness.heat.plans import Plan
 from heat_liveness.work import Context
 
@@ -50,6 +53,14 @@ _IN_PROGRESS = ('restart', 'time out', Plan.FAIL)
 """What is done with a stack only while it is in progress."""
 
 
+class _Place(NamedTuple):
+    """What an engine works on alone, whichever order it is about."""
+
+    stack_id: str
+    traversal: str
+    node: graph.Node
+
+
 class Delivery:
     """Carries out the orders of one engine."""
 
@@ -64,12 +75,13 @@ class Delivery:
         self._most_deaths = context.settings.max_takeovers
         self._rows = heat
         self._orders = heat.orders
+        self._members = context.members
         self._receiver = receiver
         self._pool = futures.ThreadPoolExecutor(_SENDERS, thread_name_prefix='liveness-order')
         self._guard = threading.Lock()
         self._running: set[int] = set()
         self._using: set[int] = set()
-        self._alone: orders.Order | None = None
+        self._alone: _Place | None = None
         self._followed: float | None = None
         self._here = threading.local()
         self._failures: dict[int, tuple[int, float]] = {}
@@ -144,10 +156,23 @@ class Delivery:
         if reason is not None:
             self._orders.close(order_id, self._me, reason)
         elif order is not None:
-            if order.revives:
-                self._rows.revive(order)
+            self._revive(order, order.seen or [])
             self._here.alone = order.alone
         return reason is None
+
+    def _revive(self, order: orders.Order, seen: orders.Seen) -> orders.Seen:
+        """Let a row that is FAILED only until its check begins be in progress again.
+
+        :param seen: the rows that may be at work, as they stand
+        :return: how they stand now
+        """
+        if not order.revives:
+            return seen
+        before, after = ([order.resource_id, key]
+                         for key in (order.atomic_key, order.atomic_key + 1))
+        revived = [after if row == before else row for row in seen]
+        self._rows.revive(order, revived)
+        return revived
 
     @property
     def stays(self) -> bool:
@@ -213,12 +238,12 @@ class Delivery:
         except errors.EngineDead as error:
             LOG.warning('%d orders about stack %s (%s) are not carried out: %s', len(batch),
                         first.stack_name, first.stack_id, error)
-        except Exception:
+        except Exception as error:
             for order in batch:
                 self._failed(order.id)
-            LOG.exception('Stack %s (%s) cannot be loaded, so %d orders about it are not carried '
-                          'out; it is tried again after a while.', first.stack_name,
-                          first.stack_id, len(batch))
+            _log(error, 'Stack %s (%s) cannot be loaded, so %d orders about it are not carried '
+                 'out; it is tried again after a while: %s', first.stack_name, first.stack_id,
+                 len(batch), error)
         finally:
             with self._guard:
                 self._running.difference_update(order.id for order in batch)
@@ -234,10 +259,10 @@ class Delivery:
             self._failures.pop(order.id, None)
         except errors.EngineDead:
             raise
-        except Exception:
+        except Exception as error:
             self._failed(order.id)
-            LOG.exception('The order to %s, about %s, could not be carried out; it is tried again '
-                          'after a while.', order.plan, what)
+            _log(error, 'The order to %s, about %s, could not be carried out; it is tried again '
+                 'after a while: %s', order.plan, what, error)
 
     def _resume(self, order: orders.Order, stack: Any) -> str | None:
         """Do what the order says, as far as that is still to be done.
@@ -328,10 +353,16 @@ class Delivery:
         if order.attempts and self._may_interrupt(view, node):
             return ('it is not sent again, as an engine without this package could interrupt its '
                     'nested stack: if it hangs, update the stack')
-        alone = alone and not self.draining
-        if alone and not self._is_alone(order):
+        if order.status == orders.SENT and self._may_replace_twice(order, view, node):
             return None
-        if not self._orders.sending(order, self._me, _seen(view, node), alone=alone):
+        alone = alone and not self.draining
+        if alone and not self._is_alone(_Place(order.stack_id, order.traversal, node)):
+            return None
+        seen = _seen(view, node)
+        if not self.tokened:
+            # Whoever gets it without seeing the token would replace what is FAILED.
+            seen = self._revive(order, seen)
+        if not self._orders.sending(order, self._me, seen, alone=alone):
             return None
         sent = calls.send(stack, node, target, order.id, self._receiver if alone else None)
         return None if sent else 'its stack has begun something else'
@@ -341,34 +372,48 @@ class Delivery:
         return (any(view.child(row) is not None for row in sweep.workers(view, node))
                 and not self.tokened)
 
+    def _may_replace_twice(self, order: orders.Order, view: rows.View, node: graph.Node) -> bool:
+        """Return whether the last message may be on its way still, and replace a resource too.
+
+        If an engine has ended since it was sent, it is taken for lost with that.
+        """
+        return (sweep.may_be_replaced(view, node) and not self.tokened
+                and all(each.age > order.age for each in self._members.endings(bridge.BINARY)))
+
     @property
     def tokened(self) -> bool:
         """Whether all who may receive a message know tokens."""
         return self._receiver is not None and not self._rows.strangers()
 
-    def _is_alone(self, order: orders.Order) -> bool:
-        """Return whether an order is the one that this engine works on alone, or can become it."""
+    def _is_alone(self, place: _Place) -> bool:
+        """Return whether a node is what this engine works on alone, or can become it."""
         with self._guard:
-            if self._alone is None or self._alone.id == order.id:
-                self._alone = order
-                return True
-        return False
+            if self._alone is None:
+                self._alone = place
+            return self._alone == place
 
     def _alone_is_busy(self) -> bool:
-        order = self._alone
-        assert order is not None
-        view = self._rows.view(order.stack_id)
-        if view is not None and view.stack.traversal == order.traversal:
-            row = view.resources.get(order.resource_id or 0)
-            node = order.node or (view.node(row) if row is not None else None)
-            if (node is not None and node in view.traversal and not view.traversal.done(node)
+        place = self._alone
+        assert place is not None
+        view = self._rows.view(place.stack_id)
+        if view is not None and (view.stack.traversal, view.stack.status) == (
+                place.traversal, 'IN_PROGRESS'):
+            working = sweep.workers(view, place.node)
+            if (place.node in view.traversal and not view.traversal.done(place.node)
                     # While it waits for its nested stack, that may need the place.
-                    and not any(child.in_progress for child in map(
-                        view.child, sweep.workers(view, node)) if child is not None)):
+                    and not any(child.in_progress for child in map(view.child, working)
+                                if child is not None)
+                    and not self._rows.hooked([row.id for row in working])):
                 return True
         with self._guard:
             self._alone = None
         return False
+
+
+def _log(error: Exception, message: str, *arguments: object) -> None:
+    """Log an ERROR; where nothing is away that may be, with a traceback."""
+    LOG.error(message, *arguments, exc_info=not isinstance(
+        error, (errors.LivenessError, *calls.OUTAGES)))
 
 
 def _pause(times: int) -> float:
@@ -376,7 +421,7 @@ def _pause(times: int) -> float:
     return min(_RESEND_SECONDS * 2.0 ** (times - 1), _LONGEST_RESEND_SECONDS)
 
 
-def _seen(view: rows.View, node: graph.Node) -> list[list[int | None]]:
+def _seen(view: rows.View, node: graph.Node) -> orders.Seen:
     return [[row.id, row.atomic_key] for row in sweep.workers(view, node)]
 
 

@@ -99,8 +99,11 @@ class EngineLifecycle:
 
     def received(self, order_id: int) -> bool:
         """Return whether a message with this token is to be acted on: once, of all its copies."""
-        if self._live is None:
-            return True
+        if self._live is None or not self._live.joined:
+            # It would wait at the gate for as long as joining fails, and others need not.
+            LOG.info('Message %s is not acted on, as this engine has not joined; it is sent again.',
+                     order_id)
+            return False
         try:
             self._live.gate.wait()
             used = bool(self._work.delivery.use(order_id))
@@ -141,6 +144,22 @@ class EngineLifecycle:
             LOG.warning('Whether messages of stack %s were sent twice is not known, so its nested '
                         'stacks are not interrupted: %s', stack_id, error)
             return True
+
+    def replaced(self, stack_id: str, resource_id: int, template_id: int) -> bool:
+        """Return whether another row has taken a resource's place, made to this template."""
+        if self._live is None or not self._live.joined:
+            return False
+        try:
+            return bool(self._work.replaced(stack_id, resource_id, template_id))
+        except errors.DatabaseError as error:
+            LOG.warning('Whether resource %s of stack %s was replaced already is not known, so it '
+                        'is not replaced now; its check is sent again if nobody has replaced it. '
+                        '%s', resource_id, stack_id, error)
+            return True
+        except Exception:
+            LOG.exception('Whether resource %s of stack %s was replaced already cannot be told.',
+                          resource_id, stack_id)
+            return False
 
     def stopping(self) -> None:
         """Tell the others that the engine takes no new work; it beats on."""

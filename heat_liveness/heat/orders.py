@@ -67,6 +67,9 @@ _GENERATIONS = {Plan.RESTART: 0, Plan.TIME_OUT: 1, Plan.FINISH: 2, Plan.FAIL: 3,
 
 _t = models.takeover
 
+Seen = list[list[int | None]]
+"""Id and atomic_key of rows."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Order:
@@ -139,7 +142,7 @@ class Order:
         return graph.node(found) if found else None
 
     @property
-    def seen(self) -> list[list[int | None]] | None:
+    def seen(self) -> Seen | None:
         """Id and atomic_key of the rows that could be at work when it was sent."""
         found = self.detail.get('seen')
         return found if isinstance(found, list) else None
@@ -355,7 +358,7 @@ class Orders:
         return [order for order in self.of(owner.engine_id, limit)
                 if (only is None or order.stack_id in only) and won(order)]
 
-    def sending(self, order: Order, sender_id: str, seen: list[list[int | None]], *,
+    def sending(self, order: Order, sender_id: str, seen: Seen, *,
                 alone: bool = False) -> bool:
         """Note, before it is done, that a message goes out; return whether it may.
 
@@ -380,6 +383,14 @@ class Orders:
         """Write what became of an order."""
         return self._step(order_id, outcome, engine_id, DONE, engine_id,
                           _t.c.status.in_(OPEN), _t.c.taken_by == engine_id, outcome=outcome)
+
+    @staticmethod
+    def note(connection: sa.Connection, order: Order, **more: object) -> None:
+        """Add to what an order says, in the transaction in which that becomes true."""
+        detail = connection.scalars(
+            sa.select(_t.c.detail).where(_t.c.id == order.id).with_for_update()).one()
+        connection.execute(_t.update().where(_t.c.id == order.id).values(
+            detail=json.dumps({**stored.mapping(detail), **more})))
 
     @again_if_contended
     def _step(self, order_id: int, what: str, engine_id: str, status: str, taken_by: str,

@@ -290,14 +290,31 @@ class HeatRows:
                 _stack.c.status_reason.like('Error deleting project%'))).all()
         return [stack for stack in map(_as_stack, rows) if self.orders.known(stack)]
 
-    def revive(self, order: orders.Order) -> None:
-        """Let a row be in progress again, just before its check, if nobody has changed it."""
+    @again_if_contended
+    def revive(self, order: orders.Order, seen: orders.Seen) -> None:
+        """Let a row be in progress again, just before its check, if nobody has changed it.
+
+        :param seen: how the rows that may be at work stand then; it is written into the order
+        """
+        with self._database.transaction() as connection:
+            if connection.execute(
+                    _resource.update().where(
+                        _resource.c.id == order.resource_id, _resource.c.engine_id.is_(None),
+                        _resource.c.atomic_key == order.atomic_key, _resource.c.status == 'FAILED')
+                    .values(status='IN_PROGRESS', atomic_key=order.atomic_key + 1)).rowcount:
+                self.orders.note(connection, order, seen=seen)
+
+    def replaced(self, stack_id: str, resource_id: int, template_id: int) -> bool:
+        """Return whether another row has taken a resource's place, made to this template.
+
+        One that has failed has not: another is made then.
+        """
         with self._database.autocommit() as connection:
-            connection.execute(
-                _resource.update().where(
-                    _resource.c.id == order.resource_id, _resource.c.engine_id.is_(None),
-                    _resource.c.atomic_key == order.atomic_key, _resource.c.status == 'FAILED')
-                .values(status='IN_PROGRESS', atomic_key=order.atomic_key + 1))
+            return connection.execute(sa.select(_resource.c.id).where(
+                _resource.c.stack_id == stack_id, _resource.c.replaces == resource_id,
+                _resource.c.current_template_id == template_id, _resource.c.status != 'FAILED',
+                sa.or_(_resource.c.action != 'DELETE', _resource.c.status != 'COMPLETE'),
+            )).first() is not None
 
     def family(self, stack_id: str) -> frozenset[str]:
         """Return a stack's id and those of all stacks nested in it."""

@@ -26,8 +26,10 @@ same, as they do not move either.
 What may be quiet and is not lost: a resource that waits at a hook for its user, one that waits
 for its nested stack or for another try, and a message that still stands in a long queue.  The
 first three are seen; the fourth is sent twice, and whichever comes late changes nothing, but
-for one thing, which :mod:`.bridge` prevents: a check that finds its resource locked interrupts
-the nested stack.
+for two things, which :mod:`.bridge` prevents: a check that finds its resource locked interrupts
+the nested stack, and one that finds it replaced replaces it once more.  Where some engine has no
+such bridge, a nested stack's message is not sent again, and one that may have a resource replaced
+only if an engine has ended meanwhile, once for each.
 
 Four more ends that nobody else would bring about.  What has no message, only an engine that
 is at it, may as well be slow (Keystone is asked in between), and what is failed cannot be taken
@@ -89,6 +91,8 @@ class Policy:
     """How long Heat may wait between two tries to create a resource."""
     preempts: bool = False
     """Whether a message sent twice could interrupt a nested stack, as somebody knows no tokens."""
+    replaces: bool = False
+    """Whether it could replace a resource twice, and no engine has ended that may have lost it."""
     timed_out: Callable[[str], bool] = lambda stack_id: True
     """Whether a stack is past its timeout by the clock by which Heat itself tells it."""
 
@@ -113,6 +117,8 @@ class _Seen:
     stands: tuple[Stack, object]
     since: float
     examined: float
+    explained: float
+    """Who has ended before this is no explanation for what hangs."""
 
 
 class Sweep:
@@ -142,7 +148,8 @@ class Sweep:
             as_before = before.get(stack_id)
             stands = (candidates[stack_id][0], print_)
             self._seen[stack_id] = as_before if (
-                as_before is not None and as_before.stands == stands) else _Seen(stands, now, now)
+                as_before is not None and as_before.stands == stands) else _Seen(
+                    stands, now, now, -math.inf if as_before is None else now)
         found: list[Finding] = []
         for stack, age in candidates.values():
             timeout = _timeout(stack, policy)
@@ -159,7 +166,7 @@ class Sweep:
             ended = [each for each in endings if each.age <= age + _CLOCKS_SECONDS]
             found += self._examine(stack, age, policy, now, ended)
             # It is examined again when as much time has passed.
-            self._seen[stack_id].examined = now
+            self._seen[stack_id].examined = self._seen[stack_id].explained = now
         return found
 
     def _examine(self, stack: Stack, age: float, policy: Policy, now: float,
@@ -172,6 +179,9 @@ class Sweep:
                         stack.name, stack.id, view.problem)
             return []
         quiet = now - self._seen[stack.id].since
+        if policy.preempts:
+            policy = dataclasses.replace(policy, replaces=not any(
+                each.age <= now - self._seen[stack.id].explained for each in ended))
         sure = bool(ended) or quiet >= _PATIENCE * policy.lost_message_time
         if sure and (found := _abandoned(view, age, policy)):
             return [found]
@@ -210,11 +220,12 @@ class Sweep:
             yield Finding(view.stack, Plan.FAIL, _ABANDON)
         elif half_adopted(view):
             yield Finding(view.stack, Plan.FAIL, HALF_ADOPTED)
-        elif children and policy.preempts:
+        elif (children and policy.preempts) or (policy.replaces and may_be_replaced(view, node)):
             LOG.warning(
                 'The message of resource %s of stack %s (%s) seems lost. It is not sent again, as '
-                'engines without this package would interrupt its nested stack if it was not: '
-                'update the stack.', _name(view, node), view.stack.name, view.stack.id)
+                'engines without this package would %s if it was not: update the stack.',
+                _name(view, node), view.stack.name, view.stack.id,
+                'interrupt its nested stack' if children else 'replace it twice')
         else:
             yield Finding(view.stack, Plan.SEND_AGAIN,
                           f'nothing has moved for {policy.lost_message_time:g} s', node,
@@ -354,6 +365,14 @@ def target(view: View, node: graph.Node) -> int | str | None:
         if row.id == node.id or row.status != 'FAILED' or view.child(row) is not None:
             return row.id
     return None
+
+
+def may_be_replaced(view: View, node: graph.Node) -> bool:
+    """Return whether a check could replace a resource, so that a second one would do so again."""
+    target_id = target(view, node)
+    row = next((row for row in workers(view, node) if row.id == target_id), None)
+    return node.is_update and row is not None and row.action != 'INIT' and (
+        row.status, row.template_id) != ('COMPLETE', view.stack.template_id)
 
 
 def _name(view: View, node: graph.Node) -> str:

@@ -70,11 +70,12 @@ def test_what_is_run_again_is_failed_for_all_others_until_its_check_begins(heat:
     assert heat.state(1) == ('UPDATE', 'FAILED', None, 2)
     order, = heat.orders.of('me', 10)
     assert order.revives
-    heat.rows.revive(order)
+    heat.rows.revive(order, [[1, 3]])
     assert heat.state(1) == ('UPDATE', 'IN_PROGRESS', None, 3)
     # Once is enough.
-    heat.rows.revive(order)
+    heat.rows.revive(order, [[1, 4]])
     assert heat.state(1) == ('UPDATE', 'IN_PROGRESS', None, 3)
+    assert heat.found(order).seen == [[1, 3]]
 
 
 @pytest.mark.parametrize('change', [{'engine_id': 'e9'}, {'atomic_key': 7}, {'status': 'COMPLETE'}],
@@ -86,8 +87,9 @@ def test_what_somebody_has_changed_is_not_revived(heat: Heat, change: dict[str, 
     order, = heat.orders.of('me', 10)
     heat.change(tables.resource, 1, **change)
     before = heat.state(1)
-    heat.rows.revive(order)
+    heat.rows.revive(order, [[1, 3]])
     assert heat.state(1) == before
+    assert heat.found(order).seen is None
 
 
 def test_many_that_wait_do_not_stand_before_those_that_can_be_taken(heat: Heat) -> None:
@@ -153,6 +155,21 @@ def test_what_fails_its_stack_fails_with_it(
     heat.change(tables.resource, 2, atomic_key=7, status='COMPLETE', status_reason='well')
     heat.rows.blame(row, 'another')
     assert heat.read(2)['status_reason'] == 'well'
+
+
+@pytest.mark.parametrize(('values', 'replaced'), [
+    ({}, True), ({'action': 'INIT'}, True), ({'engine_id': 'other', 'status': 'IN_PROGRESS'}, True),
+    ({'status': 'FAILED'}, False), ({'action': 'DELETE'}, False),
+    ({'action': 'DELETE', 'status': 'IN_PROGRESS'}, True),
+    ({'current_template_id': 1}, False), ({'replaces': 9}, False), ({'stack_id': 's2'}, False)])
+def test_a_resource_is_replaced_for_a_template_by_a_row_that_has_not_failed(
+        heat: Heat, values: dict[str, Any], *, replaced: bool) -> None:
+    heat.stack('s2')
+    heat.resource(1)
+    assert not heat.rows.replaced('s1', 1, 2)
+    heat.resource(10, **{'name': 'r1', 'replaces': 1, 'status': 'COMPLETE', 'engine_id': None,
+                         'current_template_id': 2, **values})
+    assert heat.rows.replaced('s1', 1, 2) == replaced
 
 
 def test_a_family_is_a_stack_with_all_that_are_nested_in_it(heat: Heat) -> None:

@@ -321,6 +321,45 @@ def test_a_nested_stack_is_not_interrupted_where_somebody_knows_no_tokens(
     assert len(observer.look(QUIET)) == 2
 
 
+OLD = {'action': 'CREATE', 'status': 'COMPLETE', 'current_template_id': 1}
+
+
+def test_on_time_alone_nothing_is_replaced_where_somebody_knows_no_tokens(
+        heat: Heat, observer: Observer, caplog: pytest.LogCaptureFixture) -> None:
+    hang(heat, ONE, action='UPDATE', row=OLD)
+    observer.endings = []
+    assert observer.watch(preempts=True) == []
+    assert 'resource r1 of stack name of s1 (s1) seems lost. It is not sent again' in caplog.text
+    assert 'would replace it twice' in caplog.text
+    assert len(observer.look(QUIET)) == 1
+
+
+@pytest.mark.parametrize('values', [
+    {'action': 'INIT'}, {'current_template_id': 2}, {'status': 'FAILED'}, {}],
+    ids=['not made yet', 'done', 'failed', 'old'])
+def test_what_cannot_be_replaced_is_sent_again_on_time_alone(
+        heat: Heat, observer: Observer, values: dict[str, Any]) -> None:
+    hang(heat, ONE, CLEANUP, action='UPDATE', row={**OLD, **values})
+    observer.endings = []
+    sent = {finding.node for finding in observer.watch(preempts=True)}
+    assert sent == {CLEANUP} | ({ONE} if values.keys() - {'status'} else set())
+
+
+def test_an_engine_that_ended_meanwhile_explains_what_is_lost_once(
+        heat: Heat, observer: Observer) -> None:
+    """One that ended before the stack moved, or before it was sent again, explains nothing."""
+    hang(heat, ONE, TWO, action='UPDATE', row=OLD, created_at=tables.ago(3000))
+    observer.endings = [Ending('dead', 2000.0, blamed=False)]
+    assert len(observer.watch(preempts=True)) == 2
+    assert observer.look(QUIET, preempts=True) == []
+    heat.change(tables.resource, 2, engine_id='other', atomic_key=1)
+    assert observer.look(preempts=True) == observer.look(QUIET, preempts=True) == []
+    observer.endings = [Ending('another', QUIET / 2, blamed=False), *observer.endings]
+    assert told(observer.look(QUIET, preempts=True)) == [SENT]
+    observer.endings = [Ending('another', QUIET * 1.5, blamed=False)]
+    assert observer.look(QUIET, preempts=True) == []
+
+
 # What cannot be guessed.
 
 @pytest.mark.parametrize('written', [True, False])

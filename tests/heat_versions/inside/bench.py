@@ -454,6 +454,20 @@ class Bench:
         self.run(f"UPDATE stack SET created_at = datetime(created_at, '-{seconds} seconds'), "
                  f"updated_at = datetime(updated_at, '-{seconds} seconds')")
 
+    def strange(self) -> None:
+        """Let an engine run that knows nothing of this package."""
+        self.run("INSERT INTO service (id, engine_id, host, hostname, \"binary\", topic, "
+                 "report_interval, created_at) VALUES ('strange', 'strange', 'host', 'host', "
+                 "'heat-engine', 'engine', 60, datetime('now'))")
+
+    def wait(self, seconds: int) -> None:
+        """Let time pass, and the survivor look once more."""
+        self.clock.ahead += seconds
+        for table, column in (('takeover', 'updated_at'), ('service', 'declared_at')):
+            self.run(f"UPDATE liveness_{table} "
+                     f"SET {column} = datetime({column}, '-{seconds} seconds')")
+        self.survivor.look()
+
     def outcomes(self) -> list[str]:
         """Return what became of the orders that are closed."""
         return [json.loads(detail).get('outcome', '') for detail, in self.rows(

@@ -19,9 +19,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-from bench import CONVERGENT, Bench, Counted, before, chain
+from bench import CONVERGENT, Bench, Counted, before, chain, once_in
+from heat.engine import check_resource, resource, worker
 from heat.tests.convergence.framework import processes
 from oslo_config import cfg
+
+from heat_liveness.heat import calls
 
 CHECK = 'heat.engine.check_resource:CheckResource'
 MARK_FAILED = 'heat.engine.stack:Stack.mark_failed'
@@ -59,6 +62,100 @@ def test_a_message_that_only_seemed_lost_comes_first_and_is_enough(bench: Bench)
     assert bench.journal() == [('message', 'send again', 'done')]
 
 
+def send_again(bench: Bench, template: dict[str, Any]) -> list[Any]:
+    """Update a stack, and have its first message sent again; return the one that seemed lost."""
+    bench.update(template)
+    late = list(processes.worker.queue._queue)
+    processes.worker.clear()
+    bench.survivor.look()
+    bench.clock.ahead += 45
+    bench.survivor.look()
+    again, = processes.worker.queue._queue
+    assert 'liveness_order' in again.data.data
+    return late
+
+
+def assert_replaced_once(bench: Bench) -> None:
+    assert bench.state == 'UPDATE_COMPLETE', bench.reason
+    assert bench.ended
+    assert [bench.value(name, '!a') for name in 'ab'] == ['other', 'other']
+    assert len(bench.resources()) == 2
+    assert bench.calls('create', 'a') == bench.calls('create', 'b') == ['survivor'] * 2
+
+
+REPLACED = chain('a', 'b', **{'!a': 'other'})
+
+
+def test_a_message_that_only_seemed_lost_and_comes_last_replaces_nothing(
+        bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Counted, 'prepare_for_replace',
+                        lambda self: self.bench.note('prepare', self))
+    bench.create()
+    bench.work()
+    processes.worker.queue._queue.extend(send_again(bench, REPLACED))
+    bench.work()
+    bench.recover()
+    assert_replaced_once(bench)
+    # Nor is what was replaced made ready for that once more.
+    assert bench.calls('prepare', 'a') == bench.calls('prepare', 'b') == ['survivor']
+
+
+def test_a_message_that_only_seemed_lost_and_comes_at_the_same_time_replaces_nothing(
+        bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.create()
+    bench.work()
+    late = send_again(bench, REPLACED)
+    queue = processes.worker.queue._queue
+    again = list(queue)
+    processes.worker.clear()
+    make_replacement = resource.Resource.make_replacement
+
+    def overtaken(self: Any, *args: Any) -> Any:
+        """The one that was sent again is worked on when the late one is about to replace."""
+        monkeypatch.undo()
+        queue.extend(again)
+        processes.worker()
+        return make_replacement(self, *args)
+
+    monkeypatch.setattr(resource.Resource, 'make_replacement', overtaken)
+    queue.extend(late)
+    bench.work()
+    bench.recover()
+    assert_replaced_once(bench)
+
+
+def test_what_may_be_replaced_is_sent_once_where_somebody_knows_no_tokens(bench: Bench) -> None:
+    bench.create()
+    bench.work()
+    bench.dies(before(f'{CHECK}.check'), lambda bench: bench.update(REPLACED))
+    bench.strange()
+    bench.survivor.look()
+    sent = len(bench.sent)
+    for _ in range(9):
+        bench.wait(15)
+    assert len(bench.sent) == sent + 1
+    # Another engine dies, and has taken the message with it.
+    bench.dies(before(f'{CHECK}.check'), name='doomed too')
+    bench.wait(15)
+    assert len(bench.sent) == sent + 2
+    bench.work()
+    assert bench.state == 'UPDATE_COMPLETE'
+    assert len(bench.live) == 2
+
+
+def test_what_was_replaced_is_replaced_again_by_the_next_update(bench: Bench) -> None:
+    bench.create()
+    bench.work()
+    late = send_again(bench, REPLACED)
+    bench.update(chain('a', 'b', **{'!a': 'another'}))
+    processes.worker.queue._queue.extend(late)
+    bench.work()
+    bench.recover()
+    assert bench.state == 'UPDATE_COMPLETE', bench.reason
+    assert [bench.value(name, '!a') for name in 'ab'] == ['another', 'another']
+    assert len(bench.resources()) == 2
+
+
 def test_a_message_carries_what_the_graph_holds(bench: Bench) -> None:
     """The input of the node, and the arguments that this Heat has."""
     bench.dies(before(CAST, nth=2), Bench.create)
@@ -81,6 +178,61 @@ def test_an_engine_that_dies_with_a_message_hands_its_order_on(bench: Bench) -> 
     bench.recover()
     assert bench.state == 'CREATE_COMPLETE'
     assert bench.calls('create', 'a') == ['doomed', 'survivor']
+
+
+# What is FAILED until its check begins.
+
+def claim_an_update(bench: Bench) -> list[int]:
+    """Have the survivor claim an update, without sending it; return the ids of the rows."""
+    bench.create()
+    bench.work()
+    bench.dies(bench.at('update', 'a'), lambda bench: bench.update(chain('a', 'b', a='second')))
+    delivery = bench.survivor.work.delivery
+    delivery.carry_out = lambda found: 0
+    bench.survivor.look()
+    del delivery.carry_out
+    assert bench.open_orders == [('resource', 'run again', 'claimed')]
+    assert bench.resources('a')[0].state == 'UPDATE_FAILED'
+    return [row.id for row in bench.resources()]
+
+
+def assert_updated_in_place(bench: Bench, ids: list[int]) -> None:
+    assert bench.state == 'UPDATE_COMPLETE', bench.reason
+    assert [row.id for row in bench.resources()] == ids
+    assert [bench.value(name) for name in 'ab'] == ['second', 'second']
+
+
+@pytest.mark.parametrize('taker', ['with', 'without'])
+def test_an_update_is_not_replaced_by_an_engine_that_has_appeared_since_it_was_claimed(
+        bench: Bench, taker: str) -> None:
+    ids = claim_an_update(bench)
+    bench.strange()
+    bench.wait(15)
+    message, = processes.worker.queue._queue
+    if taker == 'without':
+        # An engine without the package does not see it.
+        del message.data.data['liveness_order']
+    bench.work()
+    assert_updated_in_place(bench, ids)
+
+
+def test_a_check_that_fails_before_it_locks_is_done_once_more(
+        bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = claim_an_update(bench)
+    bench.wait(15)
+
+    def fail(*_: Any) -> Any:
+        monkeypatch.undo()
+        raise RuntimeError('Keystone is away.')
+
+    monkeypatch.setattr(check_resource, 'load_resource', fail)
+    with pytest.raises(RuntimeError):
+        bench.work()
+    assert bench.open_orders == [('resource', 'run again', 'claimed')]
+    bench.wait(15)
+    bench.work()
+    assert_updated_in_place(bench, ids)
+    assert bench.outcomes()[-1] == 'it was checked'
 
 
 # Rows that are gone, as after another engine's purge of what is deleted.
@@ -113,6 +265,37 @@ def test_the_last_of_a_delete_is_reported(bench: Bench) -> None:
     bench.recover()
     assert bench.state == 'DELETE_COMPLETE deleted'
     assert 'its row was gone, and it was reported as done' in bench.outcomes()
+
+
+@pytest.mark.parametrize('action', ['create', 'delete'])
+def test_a_delete_that_is_begun_anew_stops_who_works_on_the_stack(
+        bench: Bench, monkeypatch: pytest.MonkeyPatch, action: str) -> None:
+    """As Heat does: he may be waiting for what is to be deleted."""
+    stopped: list[str] = []
+    monkeypatch.setattr(worker.WorkerService, 'stop_all_workers',
+                        lambda self, stack: stopped.append(stack.id))
+    window = before('heat.engine.sync_point:create')
+    if action == 'create':
+        bench.dies(window, Bench.create)
+    else:
+        bench.create()
+        bench.work()
+        bench.dies(window, lambda bench: bench.do('delete_stack'))
+    bench.recover()
+    assert 'it was begun anew' in bench.outcomes()
+    assert bench.state.startswith(f'{action.upper()}_COMPLETE')
+    assert stopped == ([bench.stack_id] if action == 'delete' else [])
+
+
+def test_a_traversal_that_cannot_be_written_out_is_told_in_the_log(
+        caplog: pytest.LogCaptureFixture) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError('The template is gone.')
+
+    calls._Threads().start('a stack', fail)
+    calls.wait_for_traversals()
+    assert 'The traversal of stack a stack could not be written out' in caplog.text
+    assert 'The template is gone.' in caplog.text
 
 
 # What ends badly.
@@ -151,6 +334,21 @@ def test_an_update_that_failed_fails_its_stack_though_the_engine_died(
         assert bench.reason == 'Resource UPDATE failed: ValueError: resources.a: it was told to'
     else:
         assert bench.state == 'ROLLBACK_COMPLETE', bench.reason
+
+
+def test_a_rollback_that_has_lost_its_target_is_not_begun_anew_and_says_so(bench: Bench) -> None:
+    bench.create()
+    bench.work()
+    bench.dies(once_in('heat.engine.stack:Stack.rollback',
+                       before('heat.engine.stack:Stack.converge_stack')),
+               lambda bench: bench.update(chain('a', 'b', a='fail'), disable_rollback=False))
+    assert bench.state == 'UPDATE_FAILED'
+    bench.recover()
+    assert bench.ended
+    assert bench.state == 'UPDATE_FAILED'
+    assert bench.reason.endswith(
+        'it was told to. It is not rolled back: that would delete everything')
+    assert bench.calls('delete') == []
 
 
 def test_a_resource_that_kills_is_given_to_nobody_any_more(bench: Bench) -> None:

@@ -1,0 +1,85 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""What Heat's threads are told by the lifecycle, however the engine stands; it never raises."""
+
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from oslo_config import cfg
+
+from heat_liveness import conf, errors
+from heat_liveness.heat.lifecycle import EngineLifecycle
+
+
+class Work:
+    """A work store that answers, or fails."""
+
+    def __init__(self, answer: Callable[..., bool]) -> None:
+        self.replaced = answer
+        self.delivery = types.SimpleNamespace(use=answer)
+
+
+def life(answer: Callable[..., bool] = lambda *_: True, *, joined: bool = True,
+         waits: Callable[[], object] = lambda: None) -> EngineLifecycle:
+    found = EngineLifecycle(cfg.ConfigOpts(), conf.Settings())
+    live: Any = types.SimpleNamespace(joined=joined, gate=types.SimpleNamespace(wait=waits))
+    found._live, found._work = live, Work(answer)
+    return found
+
+
+def fail(error: Exception) -> Callable[..., bool]:
+    def answer(*arguments: object) -> bool:
+        raise error
+    return answer
+
+
+AWAY = fail(errors.DatabaseError('The database is away.'))
+NO_TABLES = fail(errors.SchemaError('There are no tables.'))
+
+
+# A message that we have sent.
+
+@pytest.mark.parametrize('used', [True, False])
+def test_a_message_is_acted_on_where_its_token_is_used(used: bool) -> None:
+    assert life(lambda order_id: used).received(1) == used
+
+
+def test_a_message_of_which_nothing_is_known_is_not_acted_on() -> None:
+    assert not life(AWAY).received(1)
+
+
+def test_an_engine_that_has_not_joined_acts_on_no_message_and_waits_for_nothing() -> None:
+    """It is sent again, and may come to another then."""
+    gate = fail(AssertionError('It waits at the gate.'))
+    assert not life(joined=False, waits=gate).received(1)
+    assert not EngineLifecycle(cfg.ConfigOpts(), conf.Settings()).received(1)
+
+
+# What was replaced.
+
+@pytest.mark.parametrize('answer', [True, False])
+def test_it_is_told_what_was_replaced(answer: bool) -> None:
+    assert life(lambda *_: answer).replaced('s1', 1, 2) == answer
+
+
+def test_what_may_have_been_replaced_is_not_replaced_while_the_database_is_away() -> None:
+    assert life(AWAY).replaced('s1', 1, 2)
+
+
+def test_a_fault_of_ours_hinders_no_replacement() -> None:
+    assert not life(NO_TABLES).replaced('s1', 1, 2)
+    assert not life(fail(ValueError('a fault'))).replaced('s1', 1, 2)
+    assert not life(joined=False).replaced('s1', 1, 2)
