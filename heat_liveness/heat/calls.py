@@ -64,6 +64,9 @@ OUTAGES = (keystone_auth.ClientException, heat_exception.AuthorizationFailure,
 _ROLLED_BACK = ('CREATE', 'UPDATE', 'RESTORE')
 _NOT_ROLLED_BACK = '. It is not rolled back: that would delete everything'
 
+_KEYSTONE_SECONDS = 60.0
+"""How long an answer of Keystone's is waited for; in Heat, for ever, if the connection holds."""
+
 _threads: list[threading.Thread] = []
 
 
@@ -104,6 +107,7 @@ def load(stack_id: str) -> heat_stack.Stack | None:
     except heat_exception.NotFound:
         return None
     stack.thread_group_mgr = _Threads()
+    stack.context._keystone_session.timeout = _KEYSTONE_SECONDS
     return stack
 
 
@@ -273,6 +277,7 @@ def _service_context() -> Any:
     :raises Exception: Keystone is away, or there is no such account in ``[trustee]``
     """
     context = heat_context.get_admin_context()
+    context._keystone_session.timeout = _KEYSTONE_SECONDS
     context._auth_plugin = loading.load_auth_from_conf_options(cfg.CONF, 'trustee')
     # Asked now: what it is wanted for fails for good where it cannot be had.
     context.clients.client('keystone').domain_admin_auth  # noqa: B018

@@ -287,6 +287,12 @@ def test_a_delete_that_is_begun_anew_stops_who_works_on_the_stack(
     assert stopped == ([bench.stack_id] if action == 'delete' else [])
 
 
+def test_a_keystone_that_never_answers_keeps_no_order_for_ever(bench: Bench) -> None:
+    bench.create()
+    stack = calls.load(bench.stack_id)
+    assert 0 < stack.context._keystone_session.timeout < 600
+
+
 def test_a_traversal_that_cannot_be_written_out_is_told_in_the_log(
         caplog: pytest.LogCaptureFixture) -> None:
     def fail(*_: object, **__: object) -> None:
