@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from heat_liveness import detection, fence, membership
+from heat_liveness import conf, detection, fence, membership
 from heat_liveness.db.locks import LockRow
 from heat_liveness.work import Claim, native
 from tests.simulation import plan as plans
@@ -86,6 +86,8 @@ BUGS = (
         replaced=((native.NativeWork, 'claim', _no_quarantine),)),
     Bug('what was acquired is asked for again', {8, 9}, 1000000,
         replaced=((rooms.Locks, 'acquire', _acquire_and_ask),)),
+    Bug('a window does not ask how long its engine may go on', {6}, 1002360,
+        replaced=((conf, 'window_for', lambda fence_time: 0.0),)),
     Bug('an engine that leaves keeps its timer armed', {11},
         replaced=((membership.Membership, 'disarm', lambda self: None),)),
 )
