@@ -234,6 +234,19 @@ def test_a_check_that_fails_before_it_locks_is_done_once_more(
     assert bench.outcomes()[-1] == 'it was checked'
 
 
+def test_of_what_is_replaced_it_is_told_what_may_be_left_behind_if_anything_is(
+        bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.create()
+    bench.work()
+    bench.dies(bench.at('update', 'a'), lambda bench: bench.update(chain('a', 'b', a='second')))
+    # Its update had come to its new template, and is not known to have made anything.
+    bench.run('UPDATE resource SET nova_instance = NULL, '
+              "current_template_id = (SELECT raw_template_id FROM stack) WHERE name = 'a'")
+    bench.survivor.look()
+    assert ('is replaced. What engine doomed had made of it may be left behind until'
+            in caplog.text)
+
+
 # Rows that are gone, as after another engine's purge of what is deleted.
 
 PURGE = "DELETE FROM resource WHERE (action, status) = ('DELETE', 'COMPLETE')"
