@@ -21,8 +21,8 @@ then puts itself round thirteen methods:
   can raise midway;
 * ``Resource._store_with_lock``, ``Resource.resource_id_set``, ``WorkerClient.check_resource``:
   the gate stands before each write under a lock, the one write that Heat does not fence, and
-  each message.  What is to be worked on alone sends its messages (its replacement's) to its own
-  engine;
+  each message.  What is to be worked on alone sends all its messages to its own engine, those of
+  its replacement and of its dependents among them;
 * ``WorkerService.check_resource``: a message with a token is acted on once (:mod:`.orders`);
 * ``StackResource.handle_preempt``: a check that finds its resource locked interrupts the nested
   stack, so that a newer traversal need not wait for it.  Where a message of the *same* traversal

@@ -309,7 +309,9 @@ def leave_replaced(life: Any, original: Callable[..., Any]) -> Callable[..., Any
     """
     def update_convergence(self: Any, template_id: int, *args: Any, **kwargs: Any) -> Any:
         if life.replaced(self.stack.id, self.id, template_id):
-            raise heat_resource.UpdateReplace(self.name)
+            LOG.info('%s is not updated: another has taken its place, or may have.', self)
+            # Heat ends the check there, and does no more than see whether a newer traversal waits.
+            raise check_resource.CancelOperation
         return original(self, template_id, *args, **kwargs)
     return update_convergence
 

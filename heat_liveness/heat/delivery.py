@@ -176,7 +176,7 @@ class Delivery:
 
     @property
     def stays(self) -> bool:
-        """Whether what this thread is checking, and its replacement, are worked on here alone."""
+        """Whether this thread's messages go to this engine, as what it checks is here alone."""
         return bool(getattr(self._here, 'alone', False))
 
     def _obstacle(self, order: orders.Order) -> str | None:

@@ -152,8 +152,8 @@ class EngineLifecycle:
         try:
             return bool(self._work.replaced(stack_id, resource_id, template_id))
         except errors.DatabaseError as error:
-            LOG.warning('Whether resource %s of stack %s was replaced already is not known, so it '
-                        'is not replaced now; its check is sent again if nobody has replaced it. '
+            LOG.warning('Whether resource %s of stack %s was replaced already is not known, so '
+                        'nothing is done with it now; its check is sent again if that is needed. '
                         '%s', resource_id, stack_id, error)
             return True
         except Exception:

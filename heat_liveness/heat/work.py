@@ -144,8 +144,9 @@ class HeatWork:
         LOG.info('%s is taken over from engine %s: %s, as %s.', what, owner_id, decision.plan,
                  decision.reason)
         if decision.plan is Plan.REPLACE:
-            LOG.warning('%s is replaced. What engine %s had made of it, %s, may be left behind '
-                        'until the stack is updated or deleted.', what, owner_id, row.physical_id)
+            LOG.warning('%s is replaced. What engine %s had made of it%s may be left behind until '
+                        'the stack is updated or deleted.', what, owner_id,
+                        '' if row.physical_id is None else f', {row.physical_id},')
         return 1
 
     def reclaim(self) -> int:

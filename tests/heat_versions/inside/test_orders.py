@@ -124,6 +124,25 @@ def test_a_message_that_only_seemed_lost_and_comes_at_the_same_time_replaces_not
     assert_replaced_once(bench)
 
 
+def test_an_update_of_which_it_is_not_known_whether_it_is_late_is_done_later_and_in_place(
+        bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database is away when its check begins, and back when it could be replaced."""
+    bench.create()
+    bench.work()
+    ids = [row.id for row in bench.resources()]
+
+    def unknown(*_: Any) -> bool:
+        monkeypatch.undo()
+        return True
+
+    monkeypatch.setattr(bench.survivor.life, 'replaced', unknown)
+    bench.update(chain('a', 'b', a='second'))
+    bench.work()
+    assert bench.state == 'UPDATE_IN_PROGRESS'
+    bench.recover()
+    assert_updated_in_place(bench, ids)
+
+
 def test_what_may_be_replaced_is_sent_once_where_somebody_knows_no_tokens(bench: Bench) -> None:
     bench.create()
     bench.work()
@@ -233,6 +252,19 @@ def test_a_check_that_fails_before_it_locks_is_done_once_more(
     bench.work()
     assert_updated_in_place(bench, ids)
     assert bench.outcomes()[-1] == 'it was checked'
+
+
+def test_of_what_is_replaced_it_is_told_what_may_be_left_behind_if_anything_is(
+        bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.create()
+    bench.work()
+    bench.dies(bench.at('update', 'a'), lambda bench: bench.update(chain('a', 'b', a='second')))
+    # Its update had come to its new template, and is not known to have made anything.
+    bench.run('UPDATE resource SET nova_instance = NULL, '
+              "current_template_id = (SELECT raw_template_id FROM stack) WHERE name = 'a'")
+    bench.survivor.look()
+    assert ('is replaced. What engine doomed had made of it may be left behind until'
+            in caplog.text)
 
 
 # Rows that are gone, as after another engine's purge of what is deleted.
