@@ -30,7 +30,7 @@ from heat_liveness.heat import graph, rows, sweep
 PLAIN, OURS = 'every graph', 'Sweep.look'
 RESOURCES_PER_STACK = 20
 ENDED_PER_STACK_IN_PROGRESS = 4
-_POLICY = sweep.Policy(lost_message_time=3600.0, stack_timeout=86400.0)
+_POLICY = sweep.Policy(lost_message_time=3600.0, sweep_interval=10.0, stack_timeout=86400.0)
 
 # The columns of Heat's that count here, and its indexes.
 _heat = sa.MetaData()
