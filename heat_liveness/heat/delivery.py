@@ -42,14 +42,13 @@ from heat_liveness.work import Context
 
 LOG = logging.getLogger(__name__)
 
-_ORDERS_AT_ONCE = 100
 _SENDERS = 4
 """Threads that carry out orders: each waits for Keystone most of its time."""
 _RESEND_SECONDS = 10.0
 """How long a message may take to land before it is sent again; twice that the next time."""
 _LONGEST_RESEND_SECONDS = 640.0
 
-_IN_PROGRESS = ('restart', 'time out', Plan.FAIL)
+_IN_PROGRESS = (Plan.RESTART, Plan.TIME_OUT, Plan.FAIL)
 """What is done with a stack only while it is in progress."""
 
 
@@ -105,7 +104,7 @@ class Delivery:
         self._followed = self._clock.now()
         sent = last = 0
         # All of them: orders that cannot be carried out must not stand before those that can.
-        while found := self._orders.of(self._me, _ORDERS_AT_ONCE, last):
+        while found := self._orders.of(self._me, orders.AT_ONCE, last):
             last = found[-1].id
             sent += self.carry_out([order for order in found if self._due(order)])
         return sent
@@ -297,7 +296,7 @@ class Delivery:
         return self._check(order, stack, view, node, alone=len(died) + 1 >= self._most_deaths)
 
     def _resume_stack(self, order: orders.Order, stack: Any, view: rows.View) -> str:
-        if order.plan == 'time out':
+        if order.plan == Plan.TIME_OUT:
             return self._fail(stack, view, 'Timed out')
         if order.plan == Plan.FAIL:
             return self._fail(stack, view, order.reason)
@@ -426,11 +425,11 @@ def _seen(view: rows.View, node: graph.Node) -> orders.Seen:
 
 
 def _end(order: orders.Order, stack: Any) -> str:
-    if order.plan == 'end the delete':
+    if order.plan == Plan.END_DELETE:
         calls.end_delete(stack)
         return 'it is deleted'
     try:
-        calls.finish(stack, roll_back=order.plan == 'finish')
+        calls.finish(stack, roll_back=order.plan == Plan.FINISH)
     except calls.NotFound:
         return 'somebody has carried its end through'
     return 'its end was carried through'

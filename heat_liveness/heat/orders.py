@@ -61,6 +61,9 @@ USED = 'used'
 DONE = 'done'
 OPEN = (CLAIMED, SENT, USED)
 
+AT_ONCE = 100
+"""How many orders are read or adopted in one go."""
+
 _GENERATIONS = {Plan.RESTART: 0, Plan.TIME_OUT: 1, Plan.FINISH: 2, Plan.FAIL: 3,
                 Plan.END_DELETE: 4, Plan.PURGE: 5}
 """Of the orders about one traversal.  They are stored, so no other release may have others."""

@@ -35,13 +35,12 @@ from oslo_config import cfg
 
 from heat_liveness import conf, errors
 from heat_liveness.db.members import ServiceRow
-from heat_liveness.heat import bridge, calls, delivery, rows, sweep
+from heat_liveness.heat import bridge, calls, delivery, orders, rows, sweep
 from heat_liveness.heat.plans import Decision, Plan, Resource
 from heat_liveness.work import Claim, Context, Observer
 
 LOG = logging.getLogger(__name__)
 
-_ORDERS_AT_ONCE = 100
 _WAIT_SECONDS = 5.0
 """How long a resource that waits for its nested stack is not asked about again."""
 
@@ -182,7 +181,7 @@ class HeatWork:
             giver = self._members.read(engine_id)
             if giver is not None:
                 self.delivery.carry_out(self._orders.adopt(
-                    giver, self._me, _ORDERS_AT_ONCE, self._only))
+                    giver, self._me, orders.AT_ONCE, self._only))
         self.reclaim()
 
     def _watch_the_silent(self) -> None:
