@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from heat_liveness import conf, detection, fence, membership
+from heat_liveness import conf, detection, fence, membership, takeover
 from heat_liveness.db.locks import LockRow
 from heat_liveness.work import Claim, native
 from tests.simulation import plan as plans
@@ -88,6 +88,8 @@ BUGS = (
         replaced=((rooms.Locks, 'acquire', _acquire_and_ask),)),
     Bug('a window does not ask how long its engine may go on', {6}, 1002360,
         replaced=((conf, 'window_for', lambda fence_time: 0.0),)),
+    Bug('who had nothing when he ended is never asked about again', {8}, 1003240,
+        replaced=((takeover.Takeover, '_again', lambda self, ended, now: []),)),
     Bug('an engine that leaves keeps its timer armed', {11},
         replaced=((membership.Membership, 'disarm', lambda self: None),)),
 )
