@@ -75,9 +75,13 @@ class ObservedWork(HeatWork):
                 pass
 
     def ended(self) -> list[ServiceRow]:
-        """Return the heat-engines that have ended and own work still."""
+        """Return the heat-engines that have ended and own work still, and have no living peer."""
         rows = {row.engine_id: row for row in self._members.look(
             self._theirs, models.FOREVER_SECONDS, None) if row.ended}
+        if any(row.judged for row in rows.values()) and self._members.eldest(
+                self._theirs, self._settings.candidate_age):
+            # Engines with the plug-in do better: they know tokens.
+            rows = {name: row for name, row in rows.items() if not row.judged}
         owners = self._rows.owners(list(rows)) if rows else set()
         return [rows[engine_id] for engine_id in sorted(owners)]
 

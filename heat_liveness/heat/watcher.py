@@ -51,6 +51,8 @@ LOG = logging.getLogger(__name__)
 
 EVIDENCE = 'observed'
 
+_ASK_AGAIN_SECONDS = 60.0
+"""How often an engine that was declared dead and holds work is asked whether it lives."""
 _LONGEST_GAP_SECONDS = 30.0
 """Longer between two looks than this, and nothing is known of what was in between."""
 _PINGERS = 8
@@ -92,14 +94,6 @@ class _Watch:
     """Whether it was seen to beat, or has answered."""
 
 
-@dataclasses.dataclass
-class _Verdict:
-    """How an engine stood that was declared dead, and when it was last asked whether it lives."""
-
-    beat: datetime.datetime | None
-    asked: float
-
-
 def observed(database: Database) -> dict[str, Observed]:
     """Read Heat's service table, deleted rows too: a living engine brings its row back."""
     beat = sa.func.coalesce(_service.c.updated_at, _service.c.created_at).label('beat')
@@ -129,7 +123,10 @@ class Watcher:
         self._ping = ping
         self._pool = futures.ThreadPoolExecutor(_PINGERS, thread_name_prefix='liveness-ping')
         self._watches: dict[str, _Watch] = {}
-        self._verdicts: dict[str, _Verdict] = {}
+        self._verdicts: dict[str, datetime.datetime | None] = {}
+        """The last beat of each engine that was declared dead."""
+        self._asked = -math.inf
+        """When those were last asked whether they live."""
         self._looked: float | None = None
         self.suspects: set[str] = set()
         """Engines that hold work, have not been seen to live, and are not judged yet."""
@@ -232,21 +229,8 @@ class Watcher:
     def _revive(self, dead: Collection[ServiceRow], found: Mapping[str, Observed],
                 holders: Collection[str], now: float) -> set[str]:
         """Remove the verdict on engines that live, as they must be robbed no more; return them."""
-        before, self._verdicts = self._verdicts, {}
-        signs: dict[str, str] = {}
-        due = []
-        for row in dead:
-            engine = found.get(row.engine_id, Observed(engine_id=row.engine_id))
-            verdict = before.get(row.engine_id) or self._verdict(engine, now)
-            self._verdicts[row.engine_id] = verdict
-            if engine.beat not in {None, verdict.beat}:
-                signs[row.engine_id] = 'beats again'
-            elif row.engine_id in holders and now - verdict.asked >= engine.report_interval:
-                verdict.asked = now
-                due.append(engine)
-        for engine, answered in zip(due, self._ask(due), strict=True):
-            if answered:
-                signs[engine.engine_id] = 'answers'
+        signs = self._signs({row.engine_id: found.get(
+            row.engine_id, Observed(engine_id=row.engine_id)) for row in dead}, holders, now)
         revived = set()
         for row in dead:
             if row.engine_id in signs and self._members.disown(row.engine_id):
@@ -258,7 +242,25 @@ class Watcher:
                 revived.add(row.engine_id)
         return revived
 
-    def _verdict(self, engine: Observed, now: float) -> _Verdict:
-        """Take note of a verdict; on one that was not watched from here it is asked at once."""
-        watch = self._watches.get(engine.engine_id)
-        return _Verdict(engine.beat, -math.inf) if watch is None else _Verdict(watch.beat, now)
+    def _signs(self, dead: Mapping[str, Observed], holders: Collection[str],
+               now: float) -> dict[str, str]:
+        """Return how engines that were declared dead have shown that they live."""
+        before, self._verdicts = self._verdicts, {}
+        signs: dict[str, str] = {}
+        due = []
+        # All at one look: who waits for answers sees nothing meanwhile.
+        again = now - self._asked >= _ASK_AGAIN_SECONDS
+        for name, engine in dead.items():
+            watch = self._watches.get(name, _Watch(engine.beat))
+            beat = self._verdicts[name] = before.get(name, watch.beat)
+            if engine.beat not in {None, beat}:
+                signs[name] = 'beats again'
+            # A verdict that was not reached here is doubted before it is acted on.
+            elif name in holders and (again or not (name in before or name in self._watches)):
+                due.append(engine)
+        if again and due:
+            self._asked = now
+        for engine, answered in zip(due, self._ask(due), strict=True):
+            if answered:
+                signs[engine.engine_id] = 'answers'
+        return signs

@@ -87,6 +87,7 @@ class HeatWork:
         self._waiting: dict[tuple[int, int], float] = {}
         self._paused: dict[str, float] = {}
         self._swept: float | None = None
+        self._sweeping = False
         self._draining = False
         self._only = None if only is None else self._rows.family(only)
         self._kind = (self._identity.binary, self._identity.topic)
@@ -159,14 +160,15 @@ class HeatWork:
         self.delivery.follow_in_time()
         if self._draining:
             return
-        for observer in self._observers.values():
-            observer.scan()
+        if self._sweeping:
+            for observer in self._observers.values():
+                observer.scan()
         if self._swept is None or now - self._swept >= self._settings.sweep_interval:
             self._swept = now
-            if self._sweeps():
+            # To the observers, what they were not asked to see is a gap.
+            self._sweeping = self._sweeps()
+            if self._sweeping:
                 self._look_at_all()
-            else:
-                self._observers = {}
 
     def _sweeps(self) -> bool:
         """Return whether it is this engine that sweeps for all."""

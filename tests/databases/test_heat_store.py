@@ -209,6 +209,22 @@ def test_the_agent_finds_the_only_engine_with_the_plug_in_dead(
     assert heat.state(1) == ('INIT', 'COMPLETE', None, 2)
 
 
+def test_the_agent_leaves_what_engines_with_the_plug_in_will_do(
+        crew: Crew, rooms: Rooms) -> None:
+    """They know tokens, and it does not."""
+    heat = crew.heat
+    for name in ('plug', 'peer'):
+        crew.engine(name, ENGINE)
+    heat.resource(1, engine_id='plug')
+    assert heat.members.declare(heat.row('plug'), 'peer', 'watched', mass=False, detail={})
+    live: Any = crew.live('agent', AGENT, rooms.observed.ObservedWork)
+    crew.run(live, 30)
+    assert heat.read(1)['engine_id'] == 'plug'
+    heat.members.leave('peer')
+    crew.run(live, 30)
+    assert heat.read(1)['engine_id'] is None
+
+
 def test_what_an_engine_held_is_taken_over_before_it_counts_as_silent_no_more(
         crew: Crew, rooms: Rooms) -> None:
     """The command ends when nobody is silent; what it has declared must be relieved by then."""
@@ -221,6 +237,22 @@ def test_what_an_engine_held_is_taken_over_before_it_counts_as_silent_no_more(
         crew.run(live, 2)
         assert crew.clock.now() < 2000
     assert heat.read(1)['engine_id'] is None
+
+
+def test_who_sweeps_not_for_a_moment_still_knows_what_it_has_seen(
+        crew: Crew, rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it had to begin anew each time, a database that flaps would prevent every verdict."""
+    crew.engine('plug', ENGINE, silent=3600)
+    crew.heat.resource(1, engine_id='plug')
+    live: Any = crew.live('agent', AGENT, rooms.observed.ObservedWork)
+    moments = 0
+    while crew.heat.row('plug').state == 'up':
+        crew.run(live, 20)
+        with monkeypatch.context() as patch:
+            patch.setattr(live.work, '_sweeps', lambda: False)
+            crew.run(live, 10)
+        moments += 1
+        assert moments < 20
 
 
 @pytest.mark.parametrize(('elder', 'sweeps'), [(False, 3), (True, 0)])

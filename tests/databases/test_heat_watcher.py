@@ -224,6 +224,28 @@ def test_one_whose_row_was_purged_gets_its_name_back_when_it_answers(fleet: Flee
     assert fleet.heat.members.read('e1') is None
 
 
+def test_all_the_dead_are_asked_at_one_look(
+        fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for answers sees nothing meanwhile, and may not do so all the time."""
+    names = [f'rowless-{number}' for number in range(6)]
+    for number, name in enumerate(names):
+        fleet.heat.resource(number + 1, engine_id=name)
+        fleet.die(name)
+        fleet.look(15)
+    fleet.look(600)
+    looks: list[float] = []
+
+    def ping(name: str) -> bool:
+        if name in names:
+            looks.append(fleet.clock.now())
+        return name not in fleet.silent
+
+    monkeypatch.setattr(fleet.watcher, '_ping', ping)
+    fleet.look(5 * INTERVAL)
+    assert len(looks) == 5 * len(names)
+    assert len(set(looks)) == 5
+
+
 def test_the_dead_are_asked_once_in_an_interval_and_only_while_they_hold_something(
         fleet: Fleet) -> None:
     fleet.die('e1')
