@@ -20,10 +20,11 @@ import pytest
 import sqlalchemy as sa
 
 from heat_liveness import errors
-from heat_liveness.db import migration, models
+from heat_liveness.db import database, migration, models
 from heat_liveness.db.database import Database
 from tests.bed import server
 from tests.bed.server import Server
+from tests.bed.waiting import wait_until
 from tests.databases.conftest import Bed, at_once
 
 
@@ -84,6 +85,33 @@ def test_a_wait_for_a_row_lock_ends_in_a_certain_error(server_bed: Bed) -> None:
     assert server_bed.row('e1').state == 'up'
     assert second.members.drain('e1')
     second.database.close()
+
+
+def test_who_falls_silent_amid_a_transaction_holds_its_rows_for_a_moment(
+        server_bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I8: a machine that loses its power says no farewell; TCP tells the server hours later."""
+    monkeypatch.setattr(database, '_IDLE_SECONDS', 1)
+    silent = Bed(server_bed.url)
+    server_bed.engine('e1')
+
+    def fall_silent() -> None:
+        with silent.database.transaction() as connection:
+            connection.execute(sa.update(models.service).values(host='x'))
+            wait_until(lambda: beats(server_bed), 60, 'A beat')
+            connection.execute(sa.update(models.service).values(host='y'))
+
+    with pytest.raises(errors.DatabaseError):
+        fall_silent()
+    assert server_bed.row('e1').host == 'host'
+    assert silent.members.read('e1') is not None, 'the next connection is a good one'
+    silent.database.close()
+
+
+def beats(bed: Bed) -> bool:
+    try:
+        return bed.members.beat('e1')
+    except errors.DatabaseError:
+        return False
 
 
 def test_a_deadlock_is_certain_and_one_goes_on(server_bed: Bed) -> None:
