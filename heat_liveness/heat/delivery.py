@@ -37,7 +37,7 @@ from oslo_utils import uuidutils
 
 from heat_liveness import errors
 from heat_liveness.heat import bridge, calls, graph, orders, rows, sweep
-from heat_liveness.heat.plans import Plan
+from heat_liveness.heat.plans import HALF_ADOPTED, Plan
 from heat_liveness.work import Context
 
 LOG = logging.getLogger(__name__)
@@ -285,7 +285,7 @@ class Delivery:
         if order.plan == Plan.FAIL:
             return self._fail(stack, view, order.reason, order.name)
         if sweep.half_adopted(view):
-            return self._fail(stack, view, sweep.HALF_ADOPTED)
+            return self._fail(stack, view, HALF_ADOPTED)
         died = self._rows.deaths(view.stack, order.name)
         if len(died) >= self._most_deaths:
             return self._fail(stack, view, f'Resource {order.name} killed the engines that worked '

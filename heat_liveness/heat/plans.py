@@ -42,6 +42,11 @@ import enum
 
 from heat_liveness.heat import graph
 
+ABANDONED = ('stacks may be abandoned here, and nothing tells whether this one is to be deleted or '
+             'abandoned: delete it or abandon it again')
+HALF_ADOPTED = ('what its resources were to be adopted from is not kept: delete or abandon the '
+                'stack and adopt it again')
+
 
 class Plan(enum.StrEnum):
     """What is done: with a lock, with a message that was lost, with all of a stack."""
@@ -169,12 +174,9 @@ def decide(row: Resource, node: graph.Node | None, child: Child | None, *,
     if child is not None and child.in_progress:
         return Decision(Plan.WAIT, f'its nested stack {child.name} ({child.id}) is in progress')
     if stack.action == 'DELETE' and abandons:
-        return Decision(
-            Plan.FAIL, 'stacks may be abandoned here, and nothing tells whether this one is to be '
-            'deleted or abandoned: delete it or abandon it again', status=_failed(row))
+        return Decision(Plan.FAIL, ABANDONED, status=_failed(row))
     if row.action == 'ADOPT' and stack.action == 'ADOPT':
-        return Decision(Plan.FAIL, f'what resource {row.name} was to be adopted from is not kept: '
-                        f'delete or abandon the stack and adopt it again', status=_failed(row))
+        return Decision(Plan.FAIL, HALF_ADOPTED, status=_failed(row))
     decision = _as_its_child(row, node, child) or _by_action(row, node, child)
     if node is not None and not node.is_update and decision.plan in {Plan.CREATE_AGAIN,
                                                                      Plan.REPLACE}:

@@ -61,8 +61,7 @@ def policy(settings: conf.Settings, *, preempts: bool) -> sweep.Policy:
         stack_timeout=float(cfg.CONF.stack_action_timeout),
         abandons=bool(cfg.CONF.enable_stack_abandon), graphless=calls.GRAPHLESS,
         # Without a lock: 2 to the power of the try, and up to 2 s of jitter.
-        retry_pause=2.0 ** cfg.CONF.action_retry_limit + 4, preempts=preempts,
-        timed_out=calls.timed_out)
+        retry_pause=2.0 ** cfg.CONF.action_retry_limit + 4, preempts=preempts)
 
 
 class HeatWork:

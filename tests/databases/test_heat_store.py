@@ -55,7 +55,6 @@ class Rooms:
         self.calls.GRAPHLESS = frozenset()
         self.calls.ping = lambda engine_id: True
         self.calls.load = lambda stack_id: None
-        self.calls.timed_out = lambda stack_id: True
         self.calls.wait_for_traversals = lambda: None
         monkeypatch.setitem(sys.modules, 'heat_liveness.heat.calls', self.calls)
         monkeypatch.setattr(house, 'calls', self.calls, raising=False)
