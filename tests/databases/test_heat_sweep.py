@@ -488,13 +488,25 @@ def test_a_failure_that_may_be_an_older_one_or_ours_fails_nothing(
 
 def test_what_failed_with_its_nested_stack_fails_its_stack(
         heat: Heat, observer: Observer) -> None:
-    hang(heat, row={'action': 'CREATE', 'status': 'FAILED', 'nova_instance': 'c1'})
+    hang(heat, row={'action': 'CREATE', 'status': 'FAILED', 'nova_instance': 'c1',
+                    'current_template_id': 2})
     heat.stack('c1', [], owner_id='s1', parent_resource_name='r1', status='FAILED',
                status_reason='Resource CREATE failed: of no quota', written=False)
     found, = observer.watch()
     assert told([found]) == [('s1', Plan.FAIL, None, '')]
     assert found.reason == ('resource r1 failed with its nested stack name of c1 (c1): '
                             'Resource CREATE failed: of no quota')
+
+
+def test_a_nested_stack_that_was_interrupted_for_this_operation_fails_nothing(
+        heat: Heat, observer: Observer) -> None:
+    """An engine that was late with the operation before had begun to update it."""
+    hang(heat, action='UPDATE', created_at=tables.ago(3000), updated_at=tables.ago(100), row={
+        'action': 'UPDATE', 'status': 'FAILED', 'nova_instance': 'c1', 'atomic_key': 4})
+    heat.stack('c1', [], owner_id='s1', parent_resource_name='r1', action='UPDATE',
+               status='FAILED', status_reason='Stack UPDATE cancelled',
+               created_at=tables.ago(3000), updated_at=tables.ago(99), written=False)
+    assert told(observer.watch()) == [SENT]
 
 
 def test_what_was_replaced_may_have_failed(heat: Heat, observer: Observer) -> None:
