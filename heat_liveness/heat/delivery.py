@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 from oslo_utils import uuidutils
 
 from heat_liveness import errors
-from heat_liveness.heat import bridge, calls, graph, orders, rows, sweep
+from heat_liveness.heat import calls, graph, orders, rows, sweep
 from heat_liveness.heat.plans import HALF_ADOPTED, Plan
 from heat_liveness.work import Context
 
@@ -74,7 +74,6 @@ class Delivery:
         self._most_deaths = context.settings.max_takeovers
         self._rows = heat
         self._orders = heat.orders
-        self._members = context.members
         self._receiver = receiver
         self._pool = futures.ThreadPoolExecutor(_SENDERS, thread_name_prefix='liveness-order')
         self._guard = threading.Lock()
@@ -377,7 +376,7 @@ class Delivery:
         If an engine has ended since it was sent, it is taken for lost with that.
         """
         return (sweep.may_be_replaced(view, node) and not self.tokened
-                and all(each.age > order.age for each in self._members.endings(bridge.BINARY)))
+                and all(each.age > order.age for each in self._rows.endings()))
 
     @property
     def tokened(self) -> bool:

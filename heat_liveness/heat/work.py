@@ -174,7 +174,7 @@ class HeatWork:
     def _look_at_all(self) -> None:
         self._watch_the_silent()
         for finding in self._sweep.look(policy(self._settings, preempts=not self.delivery.tokened),
-                                        self._only, self._members.endings(bridge.BINARY)):
+                                        self._only, self._rows.endings()):
             self._give(finding)
         for engine_id in self._orders.abandoned():
             giver = self._members.read(engine_id)
@@ -187,7 +187,11 @@ class HeatWork:
         """Observe each other kind of which an engine owns work and does not beat."""
         silent = {row.engine_id: (row.binary, row.topic)
                   for row in self._members.silent(self._settings.candidate_age)}
-        self.silent = self._rows.owners(silent)
+        # Only a heat-engine holds resources, and to find them reads the stacks.
+        others = [engine_id for engine_id, (binary, _) in silent.items() if binary != bridge.BINARY]
+        self.silent = self._rows.owners(silent.keys() - others)
+        if others:
+            self.silent |= self._orders.claimers(others)
         kinds = {silent[engine_id] for engine_id in self.silent} - {self._kind}
         if self._observer is not None:
             self._observers = {kind: self._observers.get(kind) or self._observer(kind)
