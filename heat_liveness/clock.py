@@ -14,10 +14,12 @@
 
 Durations are measured on ``CLOCK_BOOTTIME``: it goes on while the machine sleeps,
 and nobody can step it.  ``CLOCK_MONOTONIC`` stands still during a suspend, so an
-engine would wake up believing that its last beat was a moment ago.  The wall clock
-is never read: what the world calls "now" is the database's to say.
+engine would wake up believing that its last beat was a moment ago.  What the world calls
+"now" is the database's to say; the wall clock is asked only about times that another program
+has written by its own.
 """
 
+import datetime
 import threading
 import time
 from typing import Protocol
@@ -41,3 +43,8 @@ class BootClock:
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
         return event.wait(max(0.0, seconds))
+
+
+def wall() -> datetime.datetime:
+    """Return this machine's wall clock, in UTC and without a zone, as OpenStack writes times."""
+    return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)

@@ -111,17 +111,6 @@ def load(stack_id: str) -> heat_stack.Stack | None:
     return stack
 
 
-def timed_out(stack_id: str) -> bool:
-    """Return whether a stack is past its timeout by this host's clock, as Heat tells it."""
-    try:
-        return bool(heat_stack.Stack.load(
-            heat_context.get_admin_context(), stack_id).has_timed_out())
-    except Exception as error:
-        # Nor could it be failed; and it must not keep the others from being looked at.
-        LOG.warning('Stack %s is not timed out, as it cannot be loaded: %s', stack_id, error)
-        return False
-
-
 def send(stack: heat_stack.Stack, node: graph.Node, resource_id: int | str, token: int,
          receiver: str | None = None) -> bool:
     """Send the check of a node to any engine, or to the one that is named.

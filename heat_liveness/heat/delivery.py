@@ -36,8 +36,8 @@ from typing import Any, NamedTuple
 from oslo_utils import uuidutils
 
 from heat_liveness import errors
-from heat_liveness.heat import bridge, calls, graph, orders, rows, sweep
-from heat_liveness.heat.plans import Plan
+from heat_liveness.heat import calls, graph, orders, rows, sweep
+from heat_liveness.heat.plans import HALF_ADOPTED, Plan
 from heat_liveness.work import Context
 
 LOG = logging.getLogger(__name__)
@@ -74,7 +74,6 @@ class Delivery:
         self._most_deaths = context.settings.max_takeovers
         self._rows = heat
         self._orders = heat.orders
-        self._members = context.members
         self._receiver = receiver
         self._pool = futures.ThreadPoolExecutor(_SENDERS, thread_name_prefix='liveness-order')
         self._guard = threading.Lock()
@@ -285,7 +284,7 @@ class Delivery:
         if order.plan == Plan.FAIL:
             return self._fail(stack, view, order.reason, order.name)
         if sweep.half_adopted(view):
-            return self._fail(stack, view, sweep.HALF_ADOPTED)
+            return self._fail(stack, view, HALF_ADOPTED)
         died = self._rows.deaths(view.stack, order.name)
         if len(died) >= self._most_deaths:
             return self._fail(stack, view, f'Resource {order.name} killed the engines that worked '
@@ -377,7 +376,7 @@ class Delivery:
         If an engine has ended since it was sent, it is taken for lost with that.
         """
         return (sweep.may_be_replaced(view, node) and not self.tokened
-                and all(each.age > order.age for each in self._members.endings(bridge.BINARY)))
+                and all(each.age > order.age for each in self._rows.endings()))
 
     @property
     def tokened(self) -> bool:

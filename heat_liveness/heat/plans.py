@@ -26,7 +26,8 @@ Heat does the right thing by itself is written together with the lock:
 run it again would interrupt a stack that others are working on.  So as long as the
 nested stack is in progress nothing is done; it is recovered by itself where it needs that.  Where
 it has failed in what its parent is about, the parent fails as well, as it would with a living
-engine: run again, it would begin anew, and what kills engines in it be counted from nought.
+engine: run again, it would begin anew, and what kills engines in it be counted from nought.  It
+has where it began no earlier than the parent's operation, and the resource's row is of that too.
 
 **What is never guessed.**  What a resource was adopted from, and whether a delete was to
 abandon, is nowhere in the database.  Such a stack is failed, with the reason.
@@ -41,6 +42,11 @@ import datetime
 import enum
 
 from heat_liveness.heat import graph
+
+ABANDONED = ('stacks may be abandoned here, and nothing tells whether this one is to be deleted or '
+             'abandoned: delete it or abandon it again')
+HALF_ADOPTED = ('what its resources were to be adopted from is not kept: delete or abandon the '
+                'stack and adopt it again')
 
 
 class Plan(enum.StrEnum):
@@ -169,12 +175,9 @@ def decide(row: Resource, node: graph.Node | None, child: Child | None, *,
     if child is not None and child.in_progress:
         return Decision(Plan.WAIT, f'its nested stack {child.name} ({child.id}) is in progress')
     if stack.action == 'DELETE' and abandons:
-        return Decision(
-            Plan.FAIL, 'stacks may be abandoned here, and nothing tells whether this one is to be '
-            'deleted or abandoned: delete it or abandon it again', status=_failed(row))
+        return Decision(Plan.FAIL, ABANDONED, status=_failed(row))
     if row.action == 'ADOPT' and stack.action == 'ADOPT':
-        return Decision(Plan.FAIL, f'what resource {row.name} was to be adopted from is not kept: '
-                        f'delete or abandon the stack and adopt it again', status=_failed(row))
+        return Decision(Plan.FAIL, HALF_ADOPTED, status=_failed(row))
     decision = _as_its_child(row, node, child) or _by_action(row, node, child)
     if node is not None and not node.is_update and decision.plan in {Plan.CREATE_AGAIN,
                                                                      Plan.REPLACE}:
@@ -240,16 +243,32 @@ def _update(row: Resource) -> Decision:
     if row.template_id == stack.template_id:
         return Decision(Plan.REPLACE, 'it has its new template already, so Heat would take its '
                         'half-made update for done', status=_FAILED)
-    began_after = (row.updated_at is not None and stack.began is not None
-                   and row.updated_at >= stack.began)
-    if row.template_id == stack.previous_template_id or began_after:
+    if _began_in_this_operation(row):
         return Decision(Plan.RUN_AGAIN, 'an update in place may be run twice')
     return Decision(Plan.REPLACE, 'its update was that of an earlier operation', status=_FAILED)
 
 
+def _began_in_this_operation(row: Resource) -> bool:
+    """Return whether an update in progress is that of its stack's present operation.
+
+    Its row names the template it had before, until somewhere in the update it names the new one.
+    """
+    stack = row.stack
+    return row.template_id in {stack.template_id, stack.previous_template_id} or (
+        row.updated_at is not None and stack.began is not None and row.updated_at >= stack.began)
+
+
 def failed_with(row: Resource, child: Child | None) -> str | None:
-    """Return why a resource has failed, if its nested stack has, in what both are about."""
+    """Return why a resource has failed, if its nested stack has, in what both are about.
+
+    When a nested stack began is not enough: an engine that is late may have it begin for an
+    operation that another has overtaken, which then interrupts it, and would update it itself.
+    """
     if child is None or child.failure is None or row.action not in {'CREATE', 'UPDATE'}:
+        return None
+    updates = (row.action, row.status) == ('UPDATE', 'IN_PROGRESS')
+    if row.template_id != row.stack.template_id and not (
+            updates and _began_in_this_operation(row)):
         return None
     return (f'resource {row.name} failed with its nested stack {child.name} ({child.id}): '
             f'{child.failure}')

@@ -33,7 +33,7 @@ from heat_liveness import engine as engines
 from heat_liveness.db.database import Database
 from heat_liveness.db.journal import Journal
 from heat_liveness.db.members import Members, ServiceRow
-from heat_liveness.heat import bridge, calls, observed, orders, rows, sweep, watcher, work
+from heat_liveness.heat import calls, observed, orders, rows, sweep, watcher, work
 
 BINARY = 'heat-liveness-recover'
 
@@ -61,7 +61,7 @@ def tell(configuration: Any, settings: conf.Settings, only: str | None,
                   f'{finding.stack.action}_{finding.stack.status}'
                   f'{f", resource {finding.name}" if finding.name else ""}: {finding.plan}, as '
                   f'{finding.reason}.' for finding in look.look(
-                      policy, stacks, Members(database).endings(bridge.BINARY))]
+                      policy, stacks, heat.endings())]
     finally:
         database.close()
     return '\n'.join(lines) or 'Nothing is to be done.'

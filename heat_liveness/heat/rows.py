@@ -33,8 +33,8 @@ from heat_liveness import engine as engines
 from heat_liveness import errors
 from heat_liveness.db import models, times
 from heat_liveness.db.database import Database, again_if_contended
-from heat_liveness.db.members import ServiceRow, alive, ended
-from heat_liveness.heat import graph, orders, plans, tables
+from heat_liveness.db.members import Ending, Members, ServiceRow, alive, ended
+from heat_liveness.heat import bridge, graph, orders, plans, tables
 from heat_liveness.heat.plans import Child, Decision, Plan, Resource, Stack
 
 _STACKS_AT_ONCE = 200
@@ -116,6 +116,7 @@ class HeatRows:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._members = Members(database)
         self.orders = orders.Orders(database)
 
     def owners(self, engine_ids: Collection[str]) -> set[str]:
@@ -280,6 +281,25 @@ class HeatRows:
             ours = set(connection.scalars(sa.select(models.service.c.engine_id).where(
                 models.service.c.protocol != engines.OBSERVED)))
         return theirs - ours
+
+    def endings(self) -> list[Ending]:
+        """Return the engines of Heat that have ended, the last one first.
+
+        Of those that have no row of ours these are the ones whose row in Heat's own table is
+        deleted.  Heat deletes it when an engine stops; where one is silent, an engine that starts
+        on its host does, or an operator (``heat-manage service clean``), who may be wrong.  But
+        one that lives brings its row back with its next beat.
+        """
+        with self._database.autocommit() as connection:
+            rows = connection.execute(
+                sa.select(_service.c.engine_id, times.age(_service.c.deleted_at).label('age'))
+                .where(_service.c.binary == bridge.BINARY,
+                       # Its own clock, or another engine's, may be as far ahead as that.
+                       times.age(_service.c.deleted_at) > 2 * _service.c.report_interval)).all()
+            ours = set(connection.scalars(sa.select(models.service.c.engine_id)))
+        theirs = [Ending(row.engine_id, float(row.age), blamed=False)
+                  for row in rows if row.engine_id not in ours]
+        return sorted([*self._members.endings(bridge.BINARY), *theirs], key=lambda each: each.age)
 
     def half_deleted(self) -> list[Stack]:
         """Return the stacks whose delete we helped along and that failed at their project."""

@@ -29,7 +29,9 @@ first three are seen; the fourth is sent twice, and whichever comes late changes
 for two things, which :mod:`.bridge` prevents: a check that finds its resource locked interrupts
 the nested stack, and one that finds it replaced replaces it once more.  Where some engine has no
 such bridge, a nested stack's message is not sent again, and one that may have a resource replaced
-only if an engine has ended meanwhile, once for each.
+only if an engine has ended since the operation began that may have lost it.  Each ending explains
+one round of lost messages of a stack, whether the stack has moved since or not: it moves when what
+the dead engine held is taken over, and may have moved a moment before.
 
 Four more ends that nobody else would bring about.  What has no message, only an engine that
 is at it, may as well be slow (Keystone is asked in between), and what is failed cannot be taken
@@ -50,15 +52,15 @@ the stack, fails it at once when it is quiet (:func:`failure`).
 One engine sweeps for all, the eldest that beats.  Nothing rests on that: whatever is decided
 is an order (:mod:`.orders`), unique by its subject.
 
-It costs two statements a sweep, and two for each 200 stacks in progress; a stack is read in
-full only when it has been quiet.
+It costs two statements a sweep, and two for each 200 stacks in progress; a stack that has been
+quiet is read in full: five statements, and one for each of its resources that is due.
 """
 
 import dataclasses
 import logging
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from heat_liveness import clock as clocks
 from heat_liveness.db.members import Ending
@@ -90,11 +92,10 @@ class Policy:
     retry_pause: float = 0.0
     """How long Heat may wait between two tries to create a resource."""
     preempts: bool = False
-    """Whether a message sent twice could interrupt a nested stack, as somebody knows no tokens."""
-    replaces: bool = False
-    """Whether it could replace a resource twice, and no engine has ended that may have lost it."""
-    timed_out: Callable[[str], bool] = lambda stack_id: True
-    """Whether a stack is past its timeout by the clock by which Heat itself tells it."""
+    """Whether a message sent twice could interrupt a nested stack, or replace a resource twice.
+
+    Somebody knows no tokens.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +109,8 @@ class Finding:
     name: str = ''
     culprit: str | None = None
     """The engine that may have died of it."""
+    guess: bool = False
+    """Whether its message may only stand in a long queue, if nobody has ended."""
 
 
 @dataclasses.dataclass
@@ -117,8 +120,8 @@ class _Seen:
     stands: tuple[Stack, object]
     since: float
     examined: float
-    explained: float
-    """Who has ended before this is no explanation for what hangs."""
+    explained: frozenset[str]
+    """The engines whose ending has explained a round of its lost messages."""
 
 
 class Sweep:
@@ -149,13 +152,13 @@ class Sweep:
             stands = (candidates[stack_id][0], print_)
             self._seen[stack_id] = as_before if (
                 as_before is not None and as_before.stands == stands) else _Seen(
-                    stands, now, now, -math.inf if as_before is None else now)
+                    stands, now, now, frozenset() if as_before is None else as_before.explained)
         found: list[Finding] = []
         for stack, age in candidates.values():
             timeout = _timeout(stack, policy)
             # An engine wrote when it began: the database's clock alone may be a step ahead.
             if (stack.status == 'IN_PROGRESS' and timeout < age < math.inf
-                    and policy.timed_out(stack.id)):
+                    and timeout < _passed(stack)):
                 found.append(Finding(stack, Plan.TIME_OUT, f'its {stack.action} began '
                                      f'{age:.0f} s ago and may take {timeout:g} s'))
         late = {finding.stack.id for finding in found}
@@ -164,13 +167,25 @@ class Sweep:
         for stack_id in quiet[:_AT_ONCE]:
             stack, age = candidates[stack_id]
             ended = [each for each in endings if each.age <= age + _CLOCKS_SECONDS]
-            found += self._examine(stack, age, policy, now, ended)
+            seen = self._seen[stack_id]
+            hanging = self._examine(stack, age, policy, now - seen.since, ended,
+                                    explained=any(each.engine_id not in seen.explained
+                                                  for each in ended))
+            if hanging:
+                seen.explained |= {each.engine_id for each in ended}
             # It is examined again when as much time has passed.
-            self._seen[stack_id].examined = self._seen[stack_id].explained = now
+            seen.examined = now
+            found += hanging
         return found
 
-    def _examine(self, stack: Stack, age: float, policy: Policy, now: float,
-                 ended: Sequence[Ending]) -> list[Finding]:
+    def _examine(self, stack: Stack, age: float, policy: Policy, quiet: float,
+                 ended: Sequence[Ending], *, explained: bool) -> list[Finding]:
+        """Read a stack in full, and tell what of it hangs.
+
+        :param quiet: for how many seconds it has not moved
+        :param ended: the engines that have ended since its operation began
+        :param explained: whether one of them may have lost what hangs, and explains nothing yet
+        """
         view = self._rows.view(stack.id)
         if view is None or view.stack != stack:
             return []
@@ -178,10 +193,6 @@ class Sweep:
             LOG.warning('Stack %s (%s) does not move, and nothing is done about it: %s.',
                         stack.name, stack.id, view.problem)
             return []
-        quiet = now - self._seen[stack.id].since
-        if policy.preempts:
-            policy = dataclasses.replace(policy, replaces=not any(
-                each.age <= now - self._seen[stack.id].explained for each in ended))
         sure = bool(ended) or quiet >= _PATIENCE * policy.lost_message_time
         if sure and (found := _abandoned(view, age, policy)):
             return [found]
@@ -189,16 +200,18 @@ class Sweep:
         culprit = next((each.engine_id for each in ended
                         if each.blamed and each.age <= quiet + policy.sweep_interval), None)
         return [dataclasses.replace(finding, culprit=culprit)
-                for finding in self._hanging(view, policy, quiet)
-                if sure or finding.reason not in _GUESSES]
+                for finding in self._hanging(view, policy, quiet, explained=explained)
+                if sure or not finding.guess]
 
-    def _hanging(self, view: View, policy: Policy, quiet: float) -> Iterator[Finding]:
+    def _hanging(self, view: View, policy: Policy, quiet: float, *,
+                 explained: bool) -> Iterator[Finding]:
         """Tell which messages of a stack that is quiet are lost."""
         stack = view.stack
         if stack.status != 'IN_PROGRESS' or not view.traversal.written:
             return
         if due := view.traversal.due():
-            found = {node: list(self._lost(view, node, policy, quiet)) for node in due}
+            found = {node: list(self._lost(view, node, policy, quiet, explained=explained))
+                     for node in due}
             for node in due:
                 # What reports once more has Heat send the messages of those it reports to.
                 if not any(found.get(other) for other in view.traversal.requires[node]):
@@ -208,8 +221,8 @@ class Sweep:
             yield Finding(stack, Plan.SEND_AGAIN, 'all its resources are done and it did not end',
                           roots[0], _name(view, roots[0]))
 
-    def _lost(self, view: View, node: graph.Node, policy: Policy,
-              quiet: float) -> Iterator[Finding]:
+    def _lost(self, view: View, node: graph.Node, policy: Policy, quiet: float, *,
+              explained: bool) -> Iterator[Finding]:
         rows = workers(view, node)
         children = [child for child in map(view.child, rows) if child is not None]
         if self._waits(node, rows, children, policy, quiet):
@@ -217,10 +230,11 @@ class Sweep:
         if rows and node.is_update and (reason := failure(rows[0], view.child(rows[0]))):
             yield Finding(view.stack, Plan.FAIL, reason)
         elif view.stack.action == 'DELETE' and policy.abandons:
-            yield Finding(view.stack, Plan.FAIL, _ABANDON)
+            yield Finding(view.stack, Plan.FAIL, plans.ABANDONED, guess=True)
         elif half_adopted(view):
-            yield Finding(view.stack, Plan.FAIL, HALF_ADOPTED)
-        elif (children and policy.preempts) or (policy.replaces and may_be_replaced(view, node)):
+            yield Finding(view.stack, Plan.FAIL, plans.HALF_ADOPTED, guess=True)
+        elif policy.preempts and (
+                children or (not explained and may_be_replaced(view, node))):
             LOG.warning(
                 'The message of resource %s of stack %s (%s) seems lost. It is not sent again, as '
                 'engines without this package would %s if it was not: update the stack.',
@@ -242,21 +256,18 @@ class Sweep:
                 or bool(self._rows.hooked([row.id for row in rows])))
 
 
-_ABANDON = ('stacks may be abandoned here, and nothing tells whether this one is to be deleted or '
-            'abandoned: delete it or abandon it again')
-
-
 def _timeout(stack: Stack, policy: Policy) -> float:
     return (stack.timeout_minutes or 0) * 60 or policy.stack_timeout
+
+
+def _passed(stack: Stack) -> float:
+    """Return the seconds since a stack's operation began, by the clock by which Heat tells it."""
+    return -math.inf if stack.began is None else (clocks.wall() - stack.began).total_seconds()
 
 
 def _may_be_retried(row: Resource) -> bool:
     """Return whether an engine may be waiting, without a lock, to create a resource once more."""
     return row.status == 'FAILED' or (row.action, row.status) == ('DELETE', 'COMPLETE')
-
-
-HALF_ADOPTED = ('what its resources were to be adopted from is not kept: delete or abandon the '
-                'stack and adopt it again')
 
 
 def half_adopted(view: View) -> bool:
@@ -269,8 +280,6 @@ def half_adopted(view: View) -> bool:
         for row in view.resources.values())
 
 
-_GUESSES = (_ABANDON, HALF_ADOPTED)
-"""What may be failed only because its message stands in a long queue, if nobody has ended."""
 _TO_NEW_TEMPLATE = ('CREATE', 'ADOPT', 'UPDATE', 'RESTORE')
 """What stacks do towards a template that no operation had before; a rollback goes to an old one."""
 
@@ -322,9 +331,9 @@ def _abandoned(view: View, age: float, policy: Policy) -> Finding | None:
 
 def _never_written(stack: Stack, policy: Policy) -> Finding:
     if stack.action == 'DELETE' and policy.abandons:
-        return Finding(stack, Plan.FAIL, _ABANDON)
+        return Finding(stack, Plan.FAIL, plans.ABANDONED)
     if stack.action == 'ADOPT':
-        return Finding(stack, Plan.FAIL, HALF_ADOPTED)
+        return Finding(stack, Plan.FAIL, plans.HALF_ADOPTED)
     if stack.action == 'SNAPSHOT':
         # Its traversal is the snapshot's id, so there can be no other.
         return Finding(stack, Plan.FAIL, 'the engine that began the snapshot has died: take it '

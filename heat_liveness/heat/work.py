@@ -61,8 +61,7 @@ def policy(settings: conf.Settings, *, preempts: bool) -> sweep.Policy:
         stack_timeout=float(cfg.CONF.stack_action_timeout),
         abandons=bool(cfg.CONF.enable_stack_abandon), graphless=calls.GRAPHLESS,
         # Without a lock: 2 to the power of the try, and up to 2 s of jitter.
-        retry_pause=2.0 ** cfg.CONF.action_retry_limit + 4, preempts=preempts,
-        timed_out=calls.timed_out)
+        retry_pause=2.0 ** cfg.CONF.action_retry_limit + 4, preempts=preempts)
 
 
 class HeatWork:
@@ -177,7 +176,7 @@ class HeatWork:
     def _look_at_all(self) -> None:
         self._watch_the_silent()
         for finding in self._sweep.look(policy(self._settings, preempts=not self.delivery.tokened),
-                                        self._only, self._members.endings(bridge.BINARY)):
+                                        self._only, self._rows.endings()):
             self._give(finding)
         for engine_id in self._orders.abandoned():
             giver = self._members.read(engine_id)
@@ -190,7 +189,11 @@ class HeatWork:
         """Observe each other kind of which an engine owns work and does not beat."""
         silent = {row.engine_id: (row.binary, row.topic)
                   for row in self._members.silent(self._settings.candidate_age)}
-        self.silent = self._rows.owners(silent)
+        # Only a heat-engine holds resources, and to find them reads the stacks.
+        others = [engine_id for engine_id, (binary, _) in silent.items() if binary != bridge.BINARY]
+        self.silent = self._rows.owners(silent.keys() - others)
+        if others:
+            self.silent |= self._orders.claimers(others)
         kinds = {silent[engine_id] for engine_id in self.silent} - {self._kind}
         if self._observer is not None:
             self._observers = {kind: self._observers.get(kind) or self._observer(kind)

@@ -644,6 +644,30 @@ def test_strangers_beat_in_heats_own_table_and_have_no_row_in_ours(heat: Heat) -
     assert heat.rows.strangers() == {'fresh', 'late', 'new'}
 
 
+def test_an_engine_without_a_row_of_ours_has_ended_when_its_own_is_deleted_and_stays_so(
+        heat: Heat) -> None:
+    for name, values in {
+            'stopped': {'deleted_at': tables.ago(125)},
+            'stopped earlier': {'deleted_at': tables.ago(400)},
+            # It may live, and will beat.
+            'just now': {'deleted_at': tables.ago(115)},
+            'up': {'updated_at': times.now()},
+            'silent': {'updated_at': tables.ago(9999)},
+            'at no time': {'deleted_at': sa.text("'0000-00-00 00:00:00'")},
+            'heat-api': {'deleted_at': tables.ago(300), 'binary': 'heat-api'},
+            'me': {'deleted_at': tables.ago(300)},
+            'dead': {'deleted_at': tables.ago(300)}}.items():
+        if name != 'at no time' or heat.database.engine.dialect.name == 'sqlite':
+            heat.run(tables.service.insert().values(**{
+                'id': name, 'engine_id': name, 'report_interval': 60, 'binary': 'heat-engine',
+                **values}))
+    heat.run(models.service.update().where(models.service.c.engine_id == 'dead').values(
+        binary='heat-engine'))
+    assert [(each.engine_id, each.blamed) for each in heat.rows.endings()] == [
+        ('dead', True), ('stopped', False), ('stopped earlier', False)]
+    assert [each.age for each in heat.rows.endings()] == pytest.approx([0, 125, 400], abs=60)
+
+
 # A stack in full.
 
 def test_a_stack_that_is_gone_has_no_view(heat: Heat) -> None:

@@ -55,7 +55,6 @@ class Rooms:
         self.calls.GRAPHLESS = frozenset()
         self.calls.ping = lambda engine_id: True
         self.calls.load = lambda stack_id: None
-        self.calls.timed_out = lambda stack_id: True
         self.calls.wait_for_traversals = lambda: None
         monkeypatch.setitem(sys.modules, 'heat_liveness.heat.calls', self.calls)
         monkeypatch.setattr(house, 'calls', self.calls, raising=False)
@@ -182,6 +181,39 @@ def test_one_that_may_not_be_judged_is_not(crew: Crew) -> None:
     crew.run(live, 100)
     assert state(heat, 'later') == 'up'
     assert live.work.silent == set()
+
+
+def test_who_is_silent_and_owns_nothing_costs_no_look_at_the_stacks(
+        crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that was killed before it had begun stays ``up``; it can hold no resource."""
+    crew.engine('killed', RECOVER, silent=3600)
+    live: Any = crew.live('survivor', ENGINE)
+    asked: list[set[str]] = []
+    monkeypatch.setattr(live.work._rows, 'holders', lambda those: asked.append(those) or set())
+    crew.run(live, 20)
+    assert live.work.silent == set()
+    assert asked == []
+    crew.engine('plug', ENGINE, silent=3600)
+    crew.run(live, 20)
+    assert asked[0] == {'plug'}
+
+
+def test_what_an_engine_without_the_plug_in_has_lost_is_sent_again_once_it_has_stopped(
+        crew: Crew, rooms: Rooms) -> None:
+    """It held nothing, so nobody has watched it."""
+    heat = crew.heat
+    heat.change(tables.stack, 's1', action='UPDATE')
+    heat.resource(1, status='COMPLETE', engine_id=None)
+    heat.run(tables.service.insert().values(
+        id='stock', engine_id='stock', binary='heat-engine', report_interval=60,
+        updated_at=times.now()))
+    live = crew.live('agent', AGENT, rooms.observed.ObservedWork)
+    crew.run(live, 100)
+    assert 'r1' not in {order.name for order in heat.orders.by('agent')}
+    heat.change(tables.service, 'stock', deleted_at=tables.ago(130))
+    heat.change(tables.stack, 's1', updated_at=tables.ago(130))
+    crew.run(live, 100)
+    assert 'r1' in {order.name for order in heat.orders.by('agent')}
 
 
 def test_only_who_sweeps_watches_the_others(crew: Crew) -> None:

@@ -12,6 +12,7 @@
 
 """The sweep: what hangs is found, and what only waits is not."""
 
+import datetime
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from heat_liveness import errors
+from heat_liveness import clock, errors
 from heat_liveness.db import times
 from heat_liveness.db.members import Ending
 from heat_liveness.heat import rows, sweep
@@ -345,12 +346,13 @@ def test_what_cannot_be_replaced_is_sent_again_on_time_alone(
     assert sent == {CLEANUP} | ({ONE} if values.keys() - {'status'} else set())
 
 
-def test_an_engine_that_ended_meanwhile_explains_what_is_lost_once(
-        heat: Heat, observer: Observer) -> None:
-    """One that ended before the stack moved, or before it was sent again, explains nothing."""
+def test_each_ending_explains_what_is_lost_once(heat: Heat, observer: Observer) -> None:
+    """Whether the stack has moved since or not; one before the operation explains nothing."""
     hang(heat, ONE, TWO, action='UPDATE', row=OLD, created_at=tables.ago(3000))
-    observer.endings = [Ending('dead', 2000.0, blamed=False)]
-    assert len(observer.watch(preempts=True)) == 2
+    observer.endings = [Ending('long before', 3100.0, blamed=False)]
+    assert observer.watch(preempts=True) == []
+    observer.endings = [Ending('dead', 2000.0, blamed=False), *observer.endings]
+    assert len(observer.look(QUIET, preempts=True)) == 2
     assert observer.look(QUIET, preempts=True) == []
     heat.change(tables.resource, 2, engine_id='other', atomic_key=1)
     assert observer.look(preempts=True) == observer.look(QUIET, preempts=True) == []
@@ -358,6 +360,46 @@ def test_an_engine_that_ended_meanwhile_explains_what_is_lost_once(
     assert told(observer.look(QUIET, preempts=True)) == [SENT]
     observer.endings = [Ending('another', QUIET * 1.5, blamed=False)]
     assert observer.look(QUIET, preempts=True) == []
+
+
+def test_an_ending_that_has_explained_nothing_yet_is_kept_until_it_does(
+        heat: Heat, observer: Observer) -> None:
+    hang(heat, ONE, action='UPDATE', row={**OLD, 'engine_id': 'other'})
+    assert observer.watch(preempts=True) == observer.look(QUIET, preempts=True) == []
+    heat.change(tables.resource, 1, engine_id=None, atomic_key=2)
+    assert observer.look(preempts=True) == []
+    assert told(observer.look(QUIET, preempts=True)) == [SENT]
+
+
+def test_what_a_dead_engine_had_taken_is_lost_though_the_takeover_has_moved_its_stack(
+        heat: Heat, observer: Observer) -> None:
+    hang(heat, ONE, TWO, action='UPDATE', row=OLD, created_at=tables.ago(3000))
+    heat.change(tables.resource, 2, engine_id='dead', status='IN_PROGRESS', action='UPDATE',
+                atomic_key=3)
+    observer.endings = []
+    assert observer.watch(preempts=True) == observer.look(QUIET, preempts=True) == []
+    heat.change(tables.resource, 2, engine_id=None, atomic_key=4)
+    observer.clock.forward(5)
+    observer.endings = [Ending('dead', 5.0, blamed=True)]
+    assert observer.look(preempts=True) == []
+    heat.change(tables.resource, 2, engine_id='other', atomic_key=5)
+    observer.endings = [Ending('dead', 15.0, blamed=True)]
+    assert observer.look(10, preempts=True) == []
+    observer.endings = [Ending('dead', 15.0 + QUIET, blamed=True)]
+    assert told(observer.look(QUIET, preempts=True)) == [SENT]
+
+
+def test_an_engine_that_ends_just_after_its_stack_has_moved_explains_what_is_lost(
+        heat: Heat, observer: Observer) -> None:
+    hang(heat, ONE, TWO, action='UPDATE', row=OLD, created_at=tables.ago(3000))
+    observer.endings = []
+    assert observer.look(preempts=True) == []
+    heat.change(tables.resource, 2, atomic_key=3, current_template_id=2)
+    heat.report(TWO, Node('s1', is_update=True))
+    observer.endings = [Ending('dead', 5.0, blamed=True)]
+    assert observer.look(10, preempts=True) == []
+    observer.endings = [Ending('dead', 5.0 + QUIET, blamed=True)]
+    assert told(observer.look(QUIET, preempts=True)) == [SENT]
 
 
 # What cannot be guessed.
@@ -446,13 +488,25 @@ def test_a_failure_that_may_be_an_older_one_or_ours_fails_nothing(
 
 def test_what_failed_with_its_nested_stack_fails_its_stack(
         heat: Heat, observer: Observer) -> None:
-    hang(heat, row={'action': 'CREATE', 'status': 'FAILED', 'nova_instance': 'c1'})
+    hang(heat, row={'action': 'CREATE', 'status': 'FAILED', 'nova_instance': 'c1',
+                    'current_template_id': 2})
     heat.stack('c1', [], owner_id='s1', parent_resource_name='r1', status='FAILED',
                status_reason='Resource CREATE failed: of no quota', written=False)
     found, = observer.watch()
     assert told([found]) == [('s1', Plan.FAIL, None, '')]
     assert found.reason == ('resource r1 failed with its nested stack name of c1 (c1): '
                             'Resource CREATE failed: of no quota')
+
+
+def test_a_nested_stack_that_was_interrupted_for_this_operation_fails_nothing(
+        heat: Heat, observer: Observer) -> None:
+    """An engine that was late with the operation before had begun to update it."""
+    hang(heat, action='UPDATE', created_at=tables.ago(3000), updated_at=tables.ago(100), row={
+        'action': 'UPDATE', 'status': 'FAILED', 'nova_instance': 'c1', 'atomic_key': 4})
+    heat.stack('c1', [], owner_id='s1', parent_resource_name='r1', action='UPDATE',
+               status='FAILED', status_reason='Stack UPDATE cancelled',
+               created_at=tables.ago(3000), updated_at=tables.ago(99), written=False)
+    assert told(observer.watch()) == [SENT]
 
 
 def test_what_was_replaced_may_have_failed(heat: Heat, observer: Observer) -> None:
@@ -560,13 +614,16 @@ def test_a_timeout_is_told_though_somebody_works_on_the_stack(
 
 
 def test_the_clock_of_the_database_alone_times_nothing_out(
-        heat: Heat, observer: Observer) -> None:
+        heat: Heat, observer: Observer, monkeypatch: pytest.MonkeyPatch) -> None:
     hang(heat, created_at=tables.ago(3700))
-    hang(heat, TWO, stack_id='s2', created_at=tables.ago(3700))
-    ahead = {'timed_out': lambda stack_id: stack_id == 's2'}
-    assert told(observer.look(**ahead)) == [('s2', 'time out', None, '')]
+    hang(heat, TWO, stack_id='s2', created_at=tables.ago(3900))
+    behind = clock.wall() - datetime.timedelta(seconds=200)
+    monkeypatch.setattr(clock, 'wall', lambda: behind)
+    with heat.statements() as sent:
+        assert told(observer.look()) == [('s2', 'time out', None, '')]
+    assert len(sent) == 4
     # And the other is helped along.
-    assert SENT in told(observer.look(QUIET, **ahead))
+    assert SENT in told(observer.look(QUIET))
 
 
 @pytest.mark.parametrize('time', [None, 'yesterday', '0000-00-00 00:00:00'])

@@ -12,6 +12,7 @@
 
 """Time is the machine's own since boot, and waits end early when they are told to."""
 
+import datetime
 import threading
 import time
 
@@ -32,3 +33,10 @@ def test_a_wait_ends_at_once_when_its_event_is_set() -> None:
 
 def test_a_wait_for_a_time_that_has_passed_ends_at_once() -> None:
     assert not clock.BootClock().wait(threading.Event(), -5)
+
+
+def test_the_wall_clock_is_told_as_openstack_writes_times() -> None:
+    now = clock.wall()
+    assert now.tzinfo is None
+    assert abs(datetime.datetime.now(datetime.UTC) - now.replace(tzinfo=datetime.UTC)
+               ) < datetime.timedelta(minutes=1)

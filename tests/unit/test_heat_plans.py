@@ -99,11 +99,23 @@ CASES = {
         row=resource(**BARE), child=DONE_CHILD, plan=Plan.RUN_AGAIN, state=('CREATE', 'FAILED'),
         physical_id='c1'),
     'what waited for a nested stack that has failed has failed too': Case(
-        row=resource(**BARE), child=FAILED_CHILD, plan=Plan.FAIL, state=('CREATE', 'FAILED'),
-        physical_id='c1'),
+        row=resource(template_id=NEW, **BARE), child=FAILED_CHILD, plan=Plan.FAIL,
+        state=('CREATE', 'FAILED'), physical_id='c1'),
     'what updated a nested stack that has failed has failed too': Case(
         row=resource('UPDATE', 'UPDATE'), child=FAILED_CHILD, plan=Plan.FAIL,
         state=('UPDATE', 'FAILED'), physical_id='c1'),
+    'and what names its new template': Case(
+        row=resource('UPDATE', 'UPDATE', template_id=NEW, updated_at=BEFORE), child=FAILED_CHILD,
+        plan=Plan.FAIL, state=('UPDATE', 'FAILED'), physical_id='c1'),
+    'and what an earlier operation did not bring to its template': Case(
+        row=resource('UPDATE', 'UPDATE', template_id=OTHER), child=FAILED_CHILD,
+        plan=Plan.FAIL, state=('UPDATE', 'FAILED'), physical_id='c1'),
+    'a nested stack that was interrupted for this operation is updated': Case(
+        row=resource('UPDATE', 'UPDATE', template_id=OTHER, updated_at=BEFORE),
+        child=FAILED_CHILD, plan=Plan.RUN_AGAIN, state=('UPDATE', 'IN_PROGRESS')),
+    'and one that an earlier operation was creating': Case(
+        row=resource(stack_action='UPDATE'), child=FAILED_CHILD, plan=Plan.RUN_AGAIN,
+        state=('CREATE', 'FAILED'), physical_id='c1'),
     'a nested stack that has failed does not hinder its delete': Case(
         row=resource(stack_action='DELETE'), node=CLEANUP, child=FAILED_CHILD,
         plan=Plan.RUN_AGAIN, state=('CREATE', 'FAILED'), physical_id='c1'),
@@ -272,7 +284,7 @@ CASES = {
 
 
 def test_a_resource_fails_with_the_reason_of_its_nested_stack() -> None:
-    assert plans.decide(resource(), UPDATE, FAILED_CHILD).reason == (
+    assert plans.decide(resource(template_id=NEW), UPDATE, FAILED_CHILD).reason == (
         'resource r failed with its nested stack nested (c1): Resource CREATE failed')
 
 
