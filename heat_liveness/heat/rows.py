@@ -304,17 +304,20 @@ class HeatRows:
                     .values(status='IN_PROGRESS', atomic_key=order.atomic_key + 1)).rowcount:
                 self.orders.note(connection, order, seen=seen)
 
-    def replaced(self, stack_id: str, resource_id: int, template_id: int) -> bool:
+    def replaced(self, resource_id: int, template_id: int) -> bool:
         """Return whether another row has taken a resource's place, made to this template.
 
-        One that has failed has not: another is made then.
+        One that has failed has not: another is made then.  Two rows are read, by primary key:
+        Heat names the replacement in what it replaces, in the transaction that makes it.
         """
+        old, new = _resource.alias('old'), _resource.alias('new')
         with self._database.autocommit() as connection:
-            return connection.execute(sa.select(_resource.c.id).where(
-                _resource.c.stack_id == stack_id, _resource.c.replaces == resource_id,
-                _resource.c.current_template_id == template_id, _resource.c.status != 'FAILED',
-                sa.or_(_resource.c.action != 'DELETE', _resource.c.status != 'COMPLETE'),
-            )).first() is not None
+            return connection.execute(
+                sa.select(new.c.id).join_from(old, new, new.c.id == old.c.replaced_by).where(
+                    old.c.id == resource_id, new.c.current_template_id == template_id,
+                    new.c.status != 'FAILED',
+                    sa.or_(new.c.action != 'DELETE', new.c.status != 'COMPLETE'),
+                )).first() is not None
 
     def family(self, stack_id: str) -> frozenset[str]:
         """Return a stack's id and those of all stacks nested in it."""

@@ -46,7 +46,7 @@ resource = sa.Table(
     *(sa.Column(name, sa.String(255)) for name in (
         'name', 'action', 'status', 'status_reason', 'engine_id', 'nova_instance')),
     *(sa.Column(name, sa.Integer) for name in (
-        'atomic_key', 'replaces', 'current_template_id')),
+        'atomic_key', 'replaces', 'replaced_by', 'current_template_id')),
     sa.Column('stack_id', sa.String(36)), sa.Column('updated_at', sa.DateTime))
 point = sa.Table(
     'sync_point', _heat,

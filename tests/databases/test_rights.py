@@ -210,7 +210,7 @@ def heat_work(owner: Heat, mine: Heat) -> None:
         assert mine.decide(dead, me)
         order, = mine.orders.of(me, 10)
         mine.rows.revive(order, [])
-        mine.rows.replaced('s1', 1, 2)
+        mine.rows.replaced(1, 2)
         mine.rows.untouched(order)
         assert mine.orders.sending(order, me, [])
         assert mine.orders.use(order.id, me)

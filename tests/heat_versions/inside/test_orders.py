@@ -24,7 +24,8 @@ from heat.engine import check_resource, resource, worker
 from heat.tests.convergence.framework import processes
 from oslo_config import cfg
 
-from heat_liveness.heat import calls
+from heat_liveness import errors
+from heat_liveness.heat import calls, lifecycle
 
 CHECK = 'heat.engine.check_resource:CheckResource'
 MARK_FAILED = 'heat.engine.stack:Stack.mark_failed'
@@ -124,23 +125,28 @@ def test_a_message_that_only_seemed_lost_and_comes_at_the_same_time_replaces_not
     assert_replaced_once(bench)
 
 
-def test_an_update_of_which_it_is_not_known_whether_it_is_late_is_done_later_and_in_place(
-        bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The database is away when its check begins, and back when it could be replaced."""
+@pytest.mark.parametrize('template', ['in place', 'replaced'])
+def test_an_update_outlasts_a_stall_of_the_database(
+        bench: Bench, monkeypatch: pytest.MonkeyPatch, template: str) -> None:
+    """Whether it is late is asked for only where it may be, and until that is known."""
     bench.create()
     bench.work()
-    ids = [row.id for row in bench.resources()]
+    monkeypatch.setattr(lifecycle, '_ASK_AGAIN_SECONDS', 0)
+    replaced, asked = bench.survivor.work.replaced, []
 
-    def unknown(*_: Any) -> bool:
-        monkeypatch.undo()
-        return True
+    def stalls(*about: Any) -> bool:
+        asked.append(about)
+        if len(asked) % 2:
+            raise errors.DatabaseError('No answer within 3 s.')
+        return replaced(*about)
 
-    monkeypatch.setattr(bench.survivor.life, 'replaced', unknown)
-    bench.update(chain('a', 'b', a='second'))
+    monkeypatch.setattr(bench.survivor.work, 'replaced', stalls)
+    bench.update(REPLACED if template == 'replaced' else chain('a', 'b', a='second'))
     bench.work()
-    assert bench.state == 'UPDATE_IN_PROGRESS'
-    bench.recover()
-    assert_updated_in_place(bench, ids)
+    assert len(asked) == (4 if template == 'replaced' else 0)
+    assert bench.state == 'UPDATE_COMPLETE', bench.reason
+    assert bench.ended
+    assert bench.journal() == []
 
 
 def test_what_may_be_replaced_is_sent_once_where_somebody_knows_no_tokens(bench: Bench) -> None:
