@@ -100,10 +100,14 @@ class EngineLifecycle:
 
     def received(self, order_id: int) -> bool:
         """Return whether a message with this token is to be acted on: once, of all its copies."""
-        if self._live is None or not self._live.joined:
+        if self._live is None:
+            # Liveness is off here for good, so it is a message like any other: for whoever sent
+            # it this is an engine that knows no tokens.
+            return True
+        if not self._live.joined:
             # It would wait at the gate for as long as joining fails, and others need not.
-            LOG.info('Message %s is not acted on, as this engine has not joined; it is sent again.',
-                     order_id)
+            LOG.warning('Message %s is not acted on, as this engine has not joined; it is sent '
+                        'again, and hangs while no other engine takes it.', order_id)
             return False
         try:
             self._live.gate.wait()

@@ -62,11 +62,28 @@ def test_a_message_of_which_nothing_is_known_is_not_acted_on() -> None:
     assert not life(AWAY).received(1)
 
 
-def test_an_engine_that_has_not_joined_acts_on_no_message_and_waits_for_nothing() -> None:
+def test_an_engine_that_has_not_joined_acts_on_no_message_and_waits_for_nothing(
+        caplog: pytest.LogCaptureFixture) -> None:
     """It is sent again, and may come to another then."""
     gate = fail(AssertionError('It waits at the gate.'))
     assert not life(joined=False, waits=gate).received(1)
-    assert not EngineLifecycle(cfg.ConfigOpts(), conf.Settings()).received(1)
+    record, = caplog.records
+    assert record.levelname == 'WARNING'
+    assert 'this engine has not joined' in record.message
+
+
+def test_an_engine_in_which_liveness_is_off_acts_on_each_message(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is the only one, the order would otherwise hang for ever."""
+    off = EngineLifecycle(cfg.ConfigOpts(), conf.Settings())
+
+    def no_timer(*_: object) -> None:
+        raise errors.ConfigError('The kernel gives no timer.')
+
+    monkeypatch.setattr(conf, 'reloaded', no_timer)
+    off.starting('me', 'host', 'host', 'heat-engine', 'engine')
+    assert off.received(1)
+    off.checked(1, None)
 
 
 # What was replaced.
