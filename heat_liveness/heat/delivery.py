@@ -48,8 +48,8 @@ _RESEND_SECONDS = 10.0
 """How long a message may take to land before it is sent again; twice that the next time."""
 _LONGEST_RESEND_SECONDS = 640.0
 
-_IN_PROGRESS = (Plan.RESTART, Plan.TIME_OUT, Plan.FAIL)
-"""What is done with a stack only while it is in progress."""
+_ENDS = (Plan.FINISH, Plan.PURGE, Plan.END_DELETE)
+"""What is done with a stack whether it is in progress or not."""
 
 
 class _Place(NamedTuple):
@@ -102,12 +102,8 @@ class Delivery:
     def follow(self) -> int:
         """Carry out what this engine has claimed, and follow what it has sent or used."""
         self._followed = self._clock.now()
-        sent = last = 0
         # All of them: orders that cannot be carried out must not stand before those that can.
-        while found := self._orders.of(self._me, orders.AT_ONCE, last):
-            last = found[-1].id
-            sent += self.carry_out([order for order in found if self._due(order)])
-        return sent
+        return self.carry_out([order for order in self._orders.each(self._me) if self._due(order)])
 
     def follow_in_time(self) -> None:
         """Follow, if that was not done for a while, or the next may be worked on alone."""
@@ -170,7 +166,7 @@ class Delivery:
         before, after = ([order.resource_id, key]
                          for key in (order.atomic_key, order.atomic_key + 1))
         revived = [after if row == before else row for row in seen]
-        self._rows.revive(order, revived)
+        self._rows.revive(order, revived, self._me)
         return revived
 
     @property
@@ -273,7 +269,7 @@ class Delivery:
             return 'its stack is gone'
         if stack.current_traversal != order.traversal or view.stack.traversal != order.traversal:
             return 'its stack has begun something else'
-        if order.kind == orders.STACK and order.plan not in _IN_PROGRESS:
+        if order.plan in _ENDS:
             return _end(order, stack)
         if view.stack.status != 'IN_PROGRESS':
             return f'its stack is {view.stack.action}_{view.stack.status}'
@@ -300,6 +296,8 @@ class Delivery:
             return self._fail(stack, view, 'Timed out')
         if order.plan == Plan.FAIL:
             return self._fail(stack, view, order.reason)
+        if order.plan != Plan.RESTART:
+            return 'nobody knows what it asks for'
         times = self._orders.restarts(order)
         if times > self._most_deaths:
             return self._fail(stack, view, f'Its traversal was begun anew {times - 1} times, and '

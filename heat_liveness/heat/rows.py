@@ -291,13 +291,14 @@ class HeatRows:
         return [stack for stack in map(_as_stack, rows) if self.orders.known(stack)]
 
     @again_if_contended
-    def revive(self, order: orders.Order, seen: orders.Seen) -> None:
+    def revive(self, order: orders.Order, seen: orders.Seen, engine_id: str) -> None:
         """Let a row be in progress again, just before its check, if nobody has changed it.
 
         :param seen: how the rows that may be at work stand then; it is written into the order
+        :param engine_id: who carries the order out; if that is another by now, nothing is done
         """
         with self._database.transaction() as connection:
-            if connection.execute(
+            if self.orders.holds(connection, order, engine_id) and connection.execute(
                     _resource.update().where(
                         _resource.c.id == order.resource_id, _resource.c.engine_id.is_(None),
                         _resource.c.atomic_key == order.atomic_key, _resource.c.status == 'FAILED')

@@ -209,7 +209,7 @@ def heat_work(owner: Heat, mine: Heat) -> None:
         mine.rows.consider(dead, tables.RULES)
         assert mine.decide(dead, me)
         order, = mine.orders.of(me, 10)
-        mine.rows.revive(order, [])
+        mine.rows.revive(order, [], me)
         mine.rows.replaced(1, 2)
         mine.rows.untouched(order)
         assert mine.orders.sending(order, me, [])
