@@ -23,7 +23,8 @@ if an engine has ended since.
 **Poison.**  A resource whose engines have died ``max_takeovers`` times fails, and its stack with
 it.  When one more death would be the last, it is worked on alone: by the engine that carries
 the order out, one such resource at a time, so that it takes no other with it.  The place is free
-again when the resource is done, or waits for its user or its nested stack.
+again when the resource is done, or waits for its user or its nested stack, and where its message
+is not sent again though nobody works on it.
 """
 
 import collections
@@ -347,13 +348,16 @@ class Delivery:
                 return self._fail(stack, view, f'Resource {order.name}: its row is gone')
             calls.report(stack, node)
             return 'its row was gone, and it was reported as done'
+        place = _Place(order.stack_id, order.traversal, node)
         if order.attempts and self._may_interrupt(view, node):
+            self._leave(place)
             return ('it is not sent again, as an engine without this package could interrupt its '
                     'nested stack: if it hangs, update the stack')
         if order.status == orders.SENT and self._may_replace_twice(order, view, node):
+            self._leave(place)
             return None
         alone = alone and not self.draining
-        if alone and not self._is_alone(_Place(order.stack_id, order.traversal, node)):
+        if alone and not self._is_alone(place):
             return None
         seen = _seen(view, node)
         if not self.tokened:
@@ -389,6 +393,14 @@ class Delivery:
                 self._alone = place
             return self._alone == place
 
+    def _leave(self, place: _Place) -> None:
+        """Let another be worked on alone, if it is this place that is taken."""
+        with self._guard:
+            if self._alone == place:
+                self._alone = None
+                # Whoever waits for it is not to wait for longer.
+                self._followed = None
+
     def _alone_is_busy(self) -> bool:
         place = self._alone
         assert place is not None
@@ -402,8 +414,7 @@ class Delivery:
                                 if child is not None)
                     and not self._rows.hooked([row.id for row in working])):
                 return True
-        with self._guard:
-            self._alone = None
+        self._leave(place)
         return False
 
 

@@ -103,6 +103,12 @@ class Heat(Bed):
             return self.row(name)
         return self.kill(name, mass=mass)
 
+    def stranger(self) -> None:
+        """Let an engine run that has nothing of this package."""
+        self.run(service.insert().values(
+            id='stranger', engine_id='stranger', binary='heat-engine', report_interval=60,
+            created_at=times.now()))
+
     def run(self, statement: sa.Executable) -> sa.CursorResult[Any]:
         with self.database.transaction() as connection:
             return connection.execute(statement)

@@ -17,7 +17,7 @@ import importlib
 import pathlib
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -136,7 +136,20 @@ def test_what_is_worked_on_alone_is_sent_again_by_another_order(
     assert sender.sent == [(1, 'me'), (1, 'me')]
 
 
-FREES = {
+def could_interrupt(heat: Heat) -> None:
+    """Let a message that is sent again be one that could interrupt a nested stack."""
+    heat.stranger()
+    heat.stack('c1', [], owner_id='s1', parent_resource_name='r1', status='COMPLETE')
+
+
+def could_replace_twice(heat: Heat) -> None:
+    heat.stranger()
+    heat.change(tables.resource, 1, action='CREATE', status='FAILED')
+
+
+FREES: dict[str, Callable[[Heat], object]] = {
+    'it is not sent again, for its nested stack': could_interrupt,
+    'it is not sent again, or it could be replaced twice': could_replace_twice,
     'its stack was reset': lambda heat: heat.change(
         tables.stack, 's1', status='FAILED', status_reason='Stack status manually reset'),
     'its stack does something else': lambda heat: heat.change(
