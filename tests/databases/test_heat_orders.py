@@ -318,10 +318,8 @@ def test_who_has_an_open_order_owns_work(heat: Heat, status: str) -> None:
 
 def test_orders_are_read_on_behind_those_that_were_tried(heat: Heat) -> None:
     first, second, third = (heat.order(number) for number in (1, 2, 3))
-    send(heat, third)
     assert [order.id for order in heat.orders.of('me', 2)] == [first.id, second.id]
     assert [order.id for order in heat.orders.of('me', 2, second.id)] == [third.id]
-    assert [order.id for order in heat.orders.of('me', 9, statuses=('sent',))] == [third.id]
 
 
 def test_all_in_which_an_engine_had_a_part_is_found(heat: Heat) -> None:
