@@ -295,10 +295,11 @@ def leave_replaced(life: Any, original: Callable[..., Any]) -> Callable[..., Any
 
     A message that comes late would have it made ready for its replacement once more: that
     takes a port's addresses, and what it writes down of them for a rollback is lost.
+    What was read before it was replaced is caught by :func:`replace_once`.
     """
     def update_convergence(self: Any, template_id: int, *args: Any, **kwargs: Any) -> Any:
-        if life.replaced(self.stack.id, self.id, template_id):
-            LOG.info('%s is not updated: another has taken its place, or may have.', self)
+        if self.replaced_by is not None and life.replaced(self.id, template_id):
+            LOG.info('%s is not updated: another has taken its place.', self)
             # Heat ends the check there, and does no more than see whether a newer traversal waits.
             raise check_resource.CancelOperation
         return original(self, template_id, *args, **kwargs)
@@ -313,8 +314,7 @@ def replace_once(life: Any, original: Callable[..., Any]) -> Callable[..., Any]:
     """
     def replacement(context: Any, existing_res_id: int, new_res_values: dict[str, Any],
                     *args: Any, **kwargs: Any) -> Any:
-        if life.replaced(new_res_values['stack_id'], existing_res_id,
-                         new_res_values['current_template_id']):
+        if life.replaced(existing_res_id, new_res_values['current_template_id']):
             # Heat takes it for a check that is overtaken, and does nothing more.
             raise heat_exception.UpdateInProgress(resource_name=new_res_values['name'])
         return original(context, existing_res_id, new_res_values, *args, **kwargs)

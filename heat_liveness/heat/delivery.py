@@ -23,7 +23,8 @@ if an engine has ended since.
 **Poison.**  A resource whose engines have died ``max_takeovers`` times fails, and its stack with
 it.  When one more death would be the last, it is worked on alone: by the engine that carries
 the order out, one such resource at a time, so that it takes no other with it.  The place is free
-again when the resource is done, or waits for its user or its nested stack.
+again when the resource is done, or waits for its user or its nested stack, and where its message
+is not sent again though nobody works on it.
 """
 
 import collections
@@ -48,8 +49,8 @@ _RESEND_SECONDS = 10.0
 """How long a message may take to land before it is sent again; twice that the next time."""
 _LONGEST_RESEND_SECONDS = 640.0
 
-_IN_PROGRESS = (Plan.RESTART, Plan.TIME_OUT, Plan.FAIL)
-"""What is done with a stack only while it is in progress."""
+_ENDS = (Plan.FINISH, Plan.PURGE, Plan.END_DELETE)
+"""What is done with a stack whether it is in progress or not."""
 
 
 class _Place(NamedTuple):
@@ -101,12 +102,8 @@ class Delivery:
     def follow(self) -> int:
         """Carry out what this engine has claimed, and follow what it has sent or used."""
         self._followed = self._clock.now()
-        sent = last = 0
         # All of them: orders that cannot be carried out must not stand before those that can.
-        while found := self._orders.of(self._me, orders.AT_ONCE, last):
-            last = found[-1].id
-            sent += self.carry_out([order for order in found if self._due(order)])
-        return sent
+        return self.carry_out([order for order in self._orders.each(self._me) if self._due(order)])
 
     def follow_in_time(self) -> None:
         """Follow, if that was not done for a while, or the next may be worked on alone."""
@@ -169,7 +166,7 @@ class Delivery:
         before, after = ([order.resource_id, key]
                          for key in (order.atomic_key, order.atomic_key + 1))
         revived = [after if row == before else row for row in seen]
-        self._rows.revive(order, revived)
+        self._rows.revive(order, revived, self._me)
         return revived
 
     @property
@@ -272,7 +269,7 @@ class Delivery:
             return 'its stack is gone'
         if stack.current_traversal != order.traversal or view.stack.traversal != order.traversal:
             return 'its stack has begun something else'
-        if order.kind == orders.STACK and order.plan not in _IN_PROGRESS:
+        if order.plan in _ENDS:
             return _end(order, stack)
         if view.stack.status != 'IN_PROGRESS':
             return f'its stack is {view.stack.action}_{view.stack.status}'
@@ -299,6 +296,8 @@ class Delivery:
             return self._fail(stack, view, 'Timed out')
         if order.plan == Plan.FAIL:
             return self._fail(stack, view, order.reason)
+        if order.plan != Plan.RESTART:
+            return 'nobody knows what it asks for'
         times = self._orders.restarts(order)
         if times > self._most_deaths:
             return self._fail(stack, view, f'Its traversal was begun anew {times - 1} times, and '
@@ -348,13 +347,16 @@ class Delivery:
                 return self._fail(stack, view, f'Resource {order.name}: its row is gone')
             calls.report(stack, node)
             return 'its row was gone, and it was reported as done'
+        place = _Place(order.stack_id, order.traversal, node)
         if order.attempts and self._may_interrupt(view, node):
+            self._leave(place)
             return ('it is not sent again, as an engine without this package could interrupt its '
                     'nested stack: if it hangs, update the stack')
         if order.status == orders.SENT and self._may_replace_twice(order, view, node):
+            self._leave(place)
             return None
         alone = alone and not self.draining
-        if alone and not self._is_alone(_Place(order.stack_id, order.traversal, node)):
+        if alone and not self._is_alone(place):
             return None
         seen = _seen(view, node)
         if not self.tokened:
@@ -390,6 +392,14 @@ class Delivery:
                 self._alone = place
             return self._alone == place
 
+    def _leave(self, place: _Place) -> None:
+        """Let another be worked on alone, if it is this place that is taken."""
+        with self._guard:
+            if self._alone == place:
+                self._alone = None
+                # Whoever waits for it is not to wait for longer.
+                self._followed = None
+
     def _alone_is_busy(self) -> bool:
         place = self._alone
         assert place is not None
@@ -403,8 +413,7 @@ class Delivery:
                                 if child is not None)
                     and not self._rows.hooked([row.id for row in working])):
                 return True
-        with self._guard:
-            self._alone = None
+        self._leave(place)
         return False
 
 

@@ -42,6 +42,7 @@ from heat_liveness import engine as engines
 
 LOG = logging.getLogger(__name__)
 
+_ASK_AGAIN_SECONDS = 1.0
 _LEAVE_SECONDS = 3.0
 """How long before its end an engine leaves that is not done; less where it has little time."""
 
@@ -99,10 +100,14 @@ class EngineLifecycle:
 
     def received(self, order_id: int) -> bool:
         """Return whether a message with this token is to be acted on: once, of all its copies."""
-        if self._live is None or not self._live.joined:
+        if self._live is None:
+            # Liveness is off here for good, so it is a message like any other: for whoever sent
+            # it this is an engine that knows no tokens.
+            return True
+        if not self._live.joined:
             # It would wait at the gate for as long as joining fails, and others need not.
-            LOG.info('Message %s is not acted on, as this engine has not joined; it is sent again.',
-                     order_id)
+            LOG.warning('Message %s is not acted on, as this engine has not joined; it is sent '
+                        'again, and hangs while no other engine takes it.', order_id)
             return False
         try:
             self._live.gate.wait()
@@ -145,21 +150,26 @@ class EngineLifecycle:
                         'stacks are not interrupted: %s', stack_id, error)
             return True
 
-    def replaced(self, stack_id: str, resource_id: int, template_id: int) -> bool:
-        """Return whether another row has taken a resource's place, made to this template."""
+    def replaced(self, resource_id: int, template_id: int) -> bool:
+        """Return whether another row has taken a resource's place, made to this template.
+
+        It waits until the database says so: either guess would be wrong for good.
+        """
         if self._live is None or not self._live.joined:
             return False
-        try:
-            return bool(self._work.replaced(stack_id, resource_id, template_id))
-        except errors.DatabaseError as error:
-            LOG.warning('Whether resource %s of stack %s was replaced already is not known, so '
-                        'nothing is done with it now; its check is sent again if that is needed. '
-                        '%s', resource_id, stack_id, error)
-            return True
-        except Exception:
-            LOG.exception('Whether resource %s of stack %s was replaced already cannot be told.',
-                          resource_id, stack_id)
-            return False
+        while True:
+            self.gate()
+            try:
+                return bool(self._work.replaced(resource_id, template_id))
+            except errors.DatabaseError as error:
+                LOG.warning('Whether resource %s was replaced already is not known; it is asked '
+                            'again in %g s, and its check waits. %s', resource_id,
+                            _ASK_AGAIN_SECONDS, error)
+                self._stopped.wait(_ASK_AGAIN_SECONDS)
+            except Exception:
+                LOG.exception('Whether resource %s was replaced already cannot be told.',
+                              resource_id)
+                return False
 
     def stopping(self) -> None:
         """Tell the others that the engine takes no new work; it beats on."""

@@ -36,9 +36,10 @@ from here, by stack, resource *name* (a replacement is a new row) and operation.
 """
 
 import dataclasses
+import itertools
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -103,9 +104,15 @@ class Order:
         return str(self.detail.get('resource') or self.stack_name)
 
     @property
-    def plan(self) -> str:
-        """What is to be done."""
-        return str(self.detail.get('plan'))
+    def plan(self) -> Plan | None:
+        """What is to be done; None where that is not known here."""
+        found = self.detail.get('plan')
+        return next((plan for plan in Plan if plan == found), None)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether another release has given it, with a plan that this one does not know."""
+        return self.plan is None and 'plan' in self.detail
 
     @property
     def reason(self) -> str:
@@ -159,11 +166,6 @@ class Order:
     def story(self) -> list[dict[str, Any]]:
         """Its steps so far: ``at``, ``what``, ``engine``."""
         return stored.mappings(self.detail.get('story'))
-
-    @property
-    def deaths(self) -> list[str]:
-        """The engines that died working on it since it was given."""
-        return [str(step.get('engine')) for step in self.story if step.get('what') == 'died']
 
 
 def _order(row: sa.Row[Any]) -> Order:
@@ -250,8 +252,7 @@ class Orders:
             return False
         return True
 
-    def of(self, engine_id: str, limit: int, after: int = 0,
-           statuses: Collection[str] = OPEN) -> list[Order]:
+    def of(self, engine_id: str, limit: int, after: int = 0) -> list[Order]:
         """Return the open orders that an engine is to carry out, or has sent or used, oldest first.
 
         :param after: begin behind the order with this id
@@ -259,10 +260,17 @@ class Orders:
         with self._database.autocommit() as connection:
             rows = connection.execute(
                 sa.select(*_ROW).where(
-                    _t.c.status.in_(statuses), _t.c.kind.in_(KINDS), _t.c.taken_by == engine_id,
+                    _t.c.status.in_(OPEN), _t.c.kind.in_(KINDS), _t.c.taken_by == engine_id,
                     _t.c.id > after)
                 .order_by(_t.c.id).limit(limit)).all()
         return [_order(row) for row in rows]
+
+    def each(self, engine_id: str) -> Iterator[Order]:
+        """Yield all open orders of an engine, oldest first, page by page."""
+        last = 0
+        while found := self.of(engine_id, AT_ONCE, last):
+            last = found[-1].id
+            yield from found
 
     def by(self, engine_id: str) -> list[Order]:
         """Return all orders in which an engine has had a part, the oldest first."""
@@ -349,8 +357,10 @@ class Orders:
               only: Collection[str] | None = None) -> list[Order]:
         """Take over open orders of an ended engine; each begins anew.
 
+        What another release has given is left to whoever knows what it asks for.
+
         :param only: the stacks that are recovered; all for None
-        :return: those whose compare-and-swap this engine has won
+        :return: those whose compare-and-swap this engine has won, as they stand since
         """
         def won(order: Order) -> bool:
             what = 'died' if order.status == USED and owner.blamed else 'ended'
@@ -358,8 +368,11 @@ class Orders:
                               _t.c.status == order.status, _t.c.taken_by == owner.engine_id,
                               ended(owner.engine_id), alive(taker_id))
 
-        return [order for order in self.of(owner.engine_id, limit)
-                if (only is None or order.stack_id in only) and won(order)]
+        mine = (order for order in self.each(owner.engine_id)
+                if not order.foreign and (only is None or order.stack_id in only) and won(order))
+        # Its owner may have noted something between the reading and the swap.
+        return [now for order in itertools.islice(mine, limit)
+                if (now := self.find(order.id)) is not None]
 
     def sending(self, order: Order, sender_id: str, seen: Seen, *,
                 alone: bool = False) -> bool:
@@ -386,6 +399,13 @@ class Orders:
         """Write what became of an order."""
         return self._step(order_id, outcome, engine_id, DONE, engine_id,
                           _t.c.status.in_(OPEN), _t.c.taken_by == engine_id, outcome=outcome)
+
+    @staticmethod
+    def holds(connection: sa.Connection, order: Order, engine_id: str) -> bool:
+        """Lock an order's row; return whether it is this engine that carries the order out."""
+        return connection.execute(sa.select(_t.c.id).where(
+            _t.c.id == order.id, _t.c.status.in_(OPEN), _t.c.taken_by == engine_id,
+            alive(engine_id)).with_for_update()).first() is not None
 
     @staticmethod
     def note(connection: sa.Connection, order: Order, **more: object) -> None:

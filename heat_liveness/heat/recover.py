@@ -37,7 +37,6 @@ from heat_liveness.heat import calls, observed, orders, rows, sweep, watcher, wo
 
 BINARY = 'heat-liveness-recover'
 
-_MOST_ORDERS = 1000
 _LANDING_SECONDS = 120.0
 """How long a message may take to be acted on before the command no longer waits for it."""
 
@@ -106,8 +105,8 @@ def _considered(heat: rows.HeatRows, owner: ServiceRow, settings: conf.Settings,
     return [
         f'Stack {order.stack_name} ({order.stack_id}), {order.name}: {order.plan}, as '
         f'{order.reason}; engine {owner.engine_id} was to do that.'
-        for order in heat.orders.of(owner.engine_id, _MOST_ORDERS)
-        if only is None or order.stack_id in only
+        for order in heat.orders.each(owner.engine_id)
+        if not order.foreign and (only is None or order.stack_id in only)
     ] + [
         f'Stack {held.stack.name} ({held.stack.id}) {held.stack.action}_{held.stack.status}, '
         f'resource {held.name} ({held.action}_{held.status}), held by engine {owner.engine_id}: '

@@ -311,30 +311,34 @@ class HeatRows:
         return [stack for stack in map(_as_stack, rows) if self.orders.known(stack)]
 
     @again_if_contended
-    def revive(self, order: orders.Order, seen: orders.Seen) -> None:
+    def revive(self, order: orders.Order, seen: orders.Seen, engine_id: str) -> None:
         """Let a row be in progress again, just before its check, if nobody has changed it.
 
         :param seen: how the rows that may be at work stand then; it is written into the order
+        :param engine_id: who carries the order out; if that is another by now, nothing is done
         """
         with self._database.transaction() as connection:
-            if connection.execute(
+            if self.orders.holds(connection, order, engine_id) and connection.execute(
                     _resource.update().where(
                         _resource.c.id == order.resource_id, _resource.c.engine_id.is_(None),
                         _resource.c.atomic_key == order.atomic_key, _resource.c.status == 'FAILED')
                     .values(status='IN_PROGRESS', atomic_key=order.atomic_key + 1)).rowcount:
                 self.orders.note(connection, order, seen=seen)
 
-    def replaced(self, stack_id: str, resource_id: int, template_id: int) -> bool:
+    def replaced(self, resource_id: int, template_id: int) -> bool:
         """Return whether another row has taken a resource's place, made to this template.
 
-        One that has failed has not: another is made then.
+        One that has failed has not: another is made then.  Two rows are read, by primary key:
+        Heat names the replacement in what it replaces, in the transaction that makes it.
         """
+        old, new = _resource.alias('old'), _resource.alias('new')
         with self._database.autocommit() as connection:
-            return connection.execute(sa.select(_resource.c.id).where(
-                _resource.c.stack_id == stack_id, _resource.c.replaces == resource_id,
-                _resource.c.current_template_id == template_id, _resource.c.status != 'FAILED',
-                sa.or_(_resource.c.action != 'DELETE', _resource.c.status != 'COMPLETE'),
-            )).first() is not None
+            return connection.execute(
+                sa.select(new.c.id).join_from(old, new, new.c.id == old.c.replaced_by).where(
+                    old.c.id == resource_id, new.c.current_template_id == template_id,
+                    new.c.status != 'FAILED',
+                    sa.or_(new.c.action != 'DELETE', new.c.status != 'COMPLETE'),
+                )).first() is not None
 
     def family(self, stack_id: str) -> frozenset[str]:
         """Return a stack's id and those of all stacks nested in it."""

@@ -23,7 +23,8 @@ stack = sa.table('stack', *map(sa.column, (
     sa.column('created_at', times.Time()), sa.column('updated_at', times.Time()))
 resource = sa.table('resource', *map(sa.column, (
     'id', 'name', 'action', 'status', 'status_reason', 'engine_id', 'atomic_key', 'stack_id',
-    'nova_instance', 'replaces', 'current_template_id')), sa.column('updated_at', times.Time()))
+    'nova_instance', 'replaces', 'replaced_by', 'current_template_id')),
+    sa.column('updated_at', times.Time()))
 point = sa.table('sync_point', *map(sa.column, (
     'entity_id', 'traversal_id', 'atomic_key', 'stack_id', 'input_data')),
     sa.column('is_update', sa.Boolean()))

@@ -228,9 +228,9 @@ class HeatWork:
         """Return whether a message of this traversal was sent again because it seemed lost."""
         return self._orders.resent(stack_id, traversal)
 
-    def replaced(self, stack_id: str, resource_id: int, template_id: int) -> bool:
+    def replaced(self, resource_id: int, template_id: int) -> bool:
         """Return whether another row has taken a resource's place, made to this template."""
-        return self._rows.replaced(stack_id, resource_id, template_id)
+        return self._rows.replaced(resource_id, template_id)
 
     def _room(self) -> int:
         return 0 if self._draining else max(0, self._settings.max_tasks - self.delivery.running)

@@ -27,6 +27,7 @@ from heat_liveness.db.database import Database
 from heat_liveness.db.journal import Journal
 from heat_liveness.db.locks import Locks
 from heat_liveness.db.members import Members, ServiceRow
+from tests.databases import heat_rooms
 
 T = TypeVar('T')
 
@@ -141,3 +142,22 @@ def sqlite_bed(tmp_path: pathlib.Path) -> Iterator[Bed]:
     models.metadata.create_all(found.database.engine)
     yield found
     found.database.close()
+
+
+@pytest.fixture
+def heat(tmp_path: pathlib.Path) -> Iterator[Any]:
+    """Heat's tables on SQLite; what the statements do elsewhere, test_heat_rows proves."""
+    # It is a bed, too.
+    from tests.databases.heat_tables import Heat
+
+    found = Heat(f'sqlite:///{tmp_path}/liveness.sqlite')
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def rooms(monkeypatch: pytest.MonkeyPatch) -> Iterator[heat_rooms.Rooms]:
+    """The rooms of the bridge that ask something of Heat's code, without Heat."""
+    found = heat_rooms.Rooms(monkeypatch)
+    yield found
+    found.close()

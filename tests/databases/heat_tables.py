@@ -46,7 +46,7 @@ resource = sa.Table(
     *(sa.Column(name, sa.String(255)) for name in (
         'name', 'action', 'status', 'status_reason', 'engine_id', 'nova_instance')),
     *(sa.Column(name, sa.Integer) for name in (
-        'atomic_key', 'replaces', 'current_template_id')),
+        'atomic_key', 'replaces', 'replaced_by', 'current_template_id')),
     sa.Column('stack_id', sa.String(36)), sa.Column('updated_at', sa.DateTime))
 point = sa.Table(
     'sync_point', _heat,
@@ -102,6 +102,12 @@ class Heat(Bed):
             assert self.members.leave(name)
             return self.row(name)
         return self.kill(name, mass=mass)
+
+    def stranger(self) -> None:
+        """Let an engine run that has nothing of this package."""
+        self.run(service.insert().values(
+            id='stranger', engine_id='stranger', binary='heat-engine', report_interval=60,
+            created_at=times.now()))
 
     def run(self, statement: sa.Executable) -> sa.CursorResult[Any]:
         with self.database.transaction() as connection:

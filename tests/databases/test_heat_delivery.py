@@ -13,22 +13,19 @@
 
 """Delivery, as far as it asks the database alone: Heat's own code is replaced by a list."""
 
-import importlib
-import pathlib
-import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-import heat_liveness.heat
 from heat_liveness import conf
 from heat_liveness.db import models
 from heat_liveness.heat.graph import Node
 from heat_liveness.work import Context
 from tests.bed.waiting import wait_until
 from tests.databases import heat_tables as tables
+from tests.databases.heat_rooms import Rooms
 from tests.databases.heat_tables import Heat
 from tests.unit import fakes
 
@@ -37,34 +34,19 @@ LONG = 1000.0
 """Longer than any pause before a message is sent again."""
 
 
-@pytest.fixture
-def heat(tmp_path: pathlib.Path) -> Iterator[Heat]:
-    """Heat's tables on SQLite; what the statements do elsewhere, test_heat_rows proves."""
-    heat = Heat(f'sqlite:///{tmp_path}/liveness.sqlite')
-    yield heat
-    heat.close()
-
-
 class Sender:
     """The engine ``me``, which carries its orders out."""
 
-    def __init__(self, heat: Heat, monkeypatch: pytest.MonkeyPatch, max_takeovers: int) -> None:
+    def __init__(self, heat: Heat, rooms: Rooms, max_takeovers: int) -> None:
         self.heat = heat
         self.sent: list[tuple[int | str, str | None]] = []
         """Each row that was to be checked, with the engine that it was sent to, if to one."""
-        self.calls: Any = types.ModuleType('heat_liveness.heat.calls')
+        self.calls = rooms.calls
         self.calls.load = lambda stack_id: types.SimpleNamespace(
             id=stack_id, current_traversal=heat.the_stack(stack_id).traversal)
         self.calls.send = self._send
-        self.calls.OUTAGES = (ConnectionError,)
-        monkeypatch.setitem(sys.modules, self.calls.__name__, self.calls)
-        monkeypatch.setattr(heat_liveness.heat, 'calls', self.calls, raising=False)
-        monkeypatch.setattr(heat_liveness.heat, 'delivery', None, raising=False)
-        room = importlib.import_module('heat_liveness.heat.delivery')
-        # Whoever comes behind imports it with calls of his own.
-        del sys.modules[room.__name__]
         self.clock = fakes.Clock()
-        self.delivery: Any = room.Delivery(Context(
+        self.delivery: Any = rooms.delivery.Delivery(Context(
             identity=fakes.identity('me'), settings=conf.Settings(max_takeovers=max_takeovers),
             database=heat.database, members=heat.members,
             gate=types.SimpleNamespace(wait=lambda: None), clock=self.clock), heat.rows, 'me')
@@ -84,9 +66,9 @@ class Sender:
 
 
 @pytest.fixture
-def sender(heat: Heat, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sender]:
+def sender(heat: Heat, rooms: Rooms) -> Iterator[Sender]:
     """An engine to which each resource of a dead engine is one that may kill it."""
-    found = Sender(heat, monkeypatch, max_takeovers=2)
+    found = Sender(heat, rooms, max_takeovers=2)
     yield found
     found.delivery.stop()
 
@@ -136,7 +118,20 @@ def test_what_is_worked_on_alone_is_sent_again_by_another_order(
     assert sender.sent == [(1, 'me'), (1, 'me')]
 
 
-FREES = {
+def could_interrupt(heat: Heat) -> None:
+    """Let a message that is sent again be one that could interrupt a nested stack."""
+    heat.stranger()
+    heat.stack('c1', [], owner_id='s1', parent_resource_name='r1', status='COMPLETE')
+
+
+def could_replace_twice(heat: Heat) -> None:
+    heat.stranger()
+    heat.change(tables.resource, 1, action='CREATE', status='FAILED')
+
+
+FREES: dict[str, Callable[[Heat], object]] = {
+    'it is not sent again, for its nested stack': could_interrupt,
+    'it is not sent again, or it could be replaced twice': could_replace_twice,
     'its stack was reset': lambda heat: heat.change(
         tables.stack, 's1', status='FAILED', status_reason='Stack status manually reset'),
     'its stack does something else': lambda heat: heat.change(

@@ -12,10 +12,6 @@
 
 """The work stores of engine, agent and command: who watches whom, and who sweeps; without Heat."""
 
-import importlib
-import pathlib
-import sys
-import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,6 +24,7 @@ from heat_liveness.db import models, times
 from heat_liveness.db.database import Database
 from heat_liveness.heat import bridge
 from tests.databases import heat_tables as tables
+from tests.databases.heat_rooms import Rooms
 from tests.databases.heat_tables import Heat
 from tests.unit import fakes
 
@@ -35,46 +32,6 @@ ENGINE = (bridge.BINARY, bridge.TOPIC)
 AGENT = ('heat-liveness-agent', 'liveness')
 RECOVER = ('heat-liveness-recover', 'heat-liveness-recover')
 SETTINGS = conf.Settings(host='here')
-_WITH_HEAT = ('delivery', 'work', 'observed', 'recover')
-
-
-@pytest.fixture
-def heat(tmp_path: pathlib.Path) -> Iterator[Heat]:
-    found = Heat(f'sqlite:///{tmp_path}/liveness.sqlite')
-    yield found
-    found.close()
-
-
-class Rooms:
-    """The rooms of the bridge that ask something of Heat's code, and an answer to each of them."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        import heat_liveness.heat as house
-
-        self.calls: Any = types.ModuleType('heat_liveness.heat.calls')
-        self.calls.GRAPHLESS = frozenset()
-        self.calls.ping = lambda engine_id: True
-        self.calls.load = lambda stack_id: None
-        self.calls.wait_for_traversals = lambda: None
-        monkeypatch.setitem(sys.modules, 'heat_liveness.heat.calls', self.calls)
-        monkeypatch.setattr(house, 'calls', self.calls, raising=False)
-        for name in _WITH_HEAT:
-            monkeypatch.delitem(sys.modules, f'heat_liveness.heat.{name}', raising=False)
-            monkeypatch.setattr(house, name, None, raising=False)
-            monkeypatch.setattr(house, name, importlib.import_module(f'heat_liveness.heat.{name}'))
-        self.work: Any = house.work
-        self.observed: Any = house.observed
-        self.recover: Any = house.recover
-        options = types.SimpleNamespace(enable_stack_abandon=False, stack_action_timeout=3600,
-                                        action_retry_limit=5)
-        monkeypatch.setattr(self.work.cfg, 'CONF', options)
-
-
-@pytest.fixture
-def rooms(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rooms]:
-    yield Rooms(monkeypatch)
-    for name in _WITH_HEAT:
-        sys.modules.pop(f'heat_liveness.heat.{name}', None)
 
 
 def identity(name: str, kind: tuple[str, str]) -> engines.Identity:
@@ -227,15 +184,18 @@ def test_only_who_sweeps_watches_the_others(crew: Crew) -> None:
     assert state(heat, 'gone') == 'up'
 
 
-def test_the_agent_finds_the_only_engine_with_the_plug_in_dead(
+def test_the_agent_finds_the_only_engine_with_the_plug_in_dead_and_relieves_it(
         crew: Crew, rooms: Rooms) -> None:
+    """The command ends when nobody is silent: what it has declared must be relieved by then."""
     heat = crew.heat
     crew.engine('plug', ENGINE, silent=3600)
     heat.resource(1, engine_id='plug')
     live: Any = crew.live('agent', AGENT, rooms.observed.ObservedWork)
     crew.run(live, 15)
     assert live.work.silent == {'plug'}
-    crew.run(live, 60)
+    while live.work.silent:
+        crew.run(live, 2)
+        assert crew.clock.now() < 2000
     row = heat.row('plug')
     assert (row.state, row.declared_by, row.evidence) == ('dead', 'agent', 'watched')
     assert heat.state(1) == ('INIT', 'COMPLETE', None, 2)
@@ -254,20 +214,6 @@ def test_the_agent_leaves_what_engines_with_the_plug_in_will_do(
     assert heat.read(1)['engine_id'] == 'plug'
     heat.members.leave('peer')
     crew.run(live, 30)
-    assert heat.read(1)['engine_id'] is None
-
-
-def test_what_an_engine_held_is_taken_over_before_it_counts_as_silent_no_more(
-        crew: Crew, rooms: Rooms) -> None:
-    """The command ends when nobody is silent; what it has declared must be relieved by then."""
-    heat = crew.heat
-    crew.engine('plug', ENGINE, silent=3600)
-    heat.resource(1, engine_id='plug')
-    live: Any = crew.live('agent', AGENT, rooms.observed.ObservedWork)
-    crew.run(live, 2)
-    while live.work.silent:
-        crew.run(live, 2)
-        assert crew.clock.now() < 2000
     assert heat.read(1)['engine_id'] is None
 
 

@@ -21,6 +21,7 @@ import pytest
 from oslo_config import cfg
 
 from heat_liveness import conf, errors
+from heat_liveness.heat import lifecycle
 from heat_liveness.heat.lifecycle import EngineLifecycle
 
 
@@ -61,25 +62,53 @@ def test_a_message_of_which_nothing_is_known_is_not_acted_on() -> None:
     assert not life(AWAY).received(1)
 
 
-def test_an_engine_that_has_not_joined_acts_on_no_message_and_waits_for_nothing() -> None:
+def test_an_engine_that_has_not_joined_acts_on_no_message_and_waits_for_nothing(
+        caplog: pytest.LogCaptureFixture) -> None:
     """It is sent again, and may come to another then."""
     gate = fail(AssertionError('It waits at the gate.'))
     assert not life(joined=False, waits=gate).received(1)
-    assert not EngineLifecycle(cfg.ConfigOpts(), conf.Settings()).received(1)
+    record, = caplog.records
+    assert record.levelname == 'WARNING'
+    assert 'this engine has not joined' in record.message
+
+
+def test_an_engine_in_which_liveness_is_off_acts_on_each_message(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is the only one, the order would otherwise hang for ever."""
+    off = EngineLifecycle(cfg.ConfigOpts(), conf.Settings())
+
+    def no_timer(*_: object) -> None:
+        raise errors.ConfigError('The kernel gives no timer.')
+
+    monkeypatch.setattr(conf, 'reloaded', no_timer)
+    off.starting('me', 'host', 'host', 'heat-engine', 'engine')
+    assert off.received(1)
+    off.checked(1, None)
 
 
 # What was replaced.
 
 @pytest.mark.parametrize('answer', [True, False])
 def test_it_is_told_what_was_replaced(answer: bool) -> None:
-    assert life(lambda *_: answer).replaced('s1', 1, 2) == answer
+    assert life(lambda *_: answer).replaced(1, 2) == answer
 
 
-def test_what_may_have_been_replaced_is_not_replaced_while_the_database_is_away() -> None:
-    assert life(AWAY).replaced('s1', 1, 2)
+@pytest.mark.parametrize('answer', [True, False])
+def test_while_the_database_is_away_it_waits_at_the_gate_and_asks_again(
+        monkeypatch: pytest.MonkeyPatch, *, answer: bool) -> None:
+    """Its check is used up where it ends, and replaces once more where it goes on."""
+    monkeypatch.setattr(lifecycle, '_ASK_AGAIN_SECONDS', 0)
+    said = []
+
+    def away_twice(*_: object) -> bool:
+        said.append('asked')
+        return answer if said.count('asked') == 3 else AWAY()
+
+    assert life(away_twice, waits=lambda: said.append('waited')).replaced(1, 2) == answer
+    assert said == ['waited', 'asked'] * 3
 
 
 def test_a_fault_of_ours_hinders_no_replacement() -> None:
-    assert not life(NO_TABLES).replaced('s1', 1, 2)
-    assert not life(fail(ValueError('a fault'))).replaced('s1', 1, 2)
-    assert not life(joined=False).replaced('s1', 1, 2)
+    assert not life(NO_TABLES).replaced(1, 2)
+    assert not life(fail(ValueError('a fault'))).replaced(1, 2)
+    assert not life(joined=False).replaced(1, 2)

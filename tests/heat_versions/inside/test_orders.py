@@ -15,7 +15,7 @@
 """Orders: each is carried out once, and what cannot be carried out is told with its reason."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -24,7 +24,8 @@ from heat.engine import check_resource, resource, worker
 from heat.tests.convergence.framework import processes
 from oslo_config import cfg
 
-from heat_liveness.heat import calls
+from heat_liveness import errors
+from heat_liveness.heat import calls, lifecycle
 
 CHECK = 'heat.engine.check_resource:CheckResource'
 MARK_FAILED = 'heat.engine.stack:Stack.mark_failed'
@@ -46,25 +47,9 @@ def test_of_two_copies_of_a_message_one_has_an_effect(bench: Bench) -> None:
     assert bench.journal() == [('resource', 'create again', 'done')]
 
 
-def test_a_message_that_only_seemed_lost_comes_first_and_is_enough(bench: Bench) -> None:
-    bench.create()
-    late = list(processes.worker.queue._queue)
-    processes.worker.clear()
-    bench.survivor.look()
-    bench.clock.ahead += 45
-    bench.survivor.look()
-    again, = processes.worker.queue._queue
-    processes.worker.queue._queue.extendleft(late)
-    bench.work()
-    assert 'liveness_order' in again.data.data
-    assert bench.calls('create', 'a') == bench.calls('create', 'b') == ['survivor']
-    assert bench.state == 'CREATE_COMPLETE'
-    assert bench.journal() == [('message', 'send again', 'done')]
-
-
-def send_again(bench: Bench, template: dict[str, Any]) -> list[Any]:
-    """Update a stack, and have its first message sent again; return the one that seemed lost."""
-    bench.update(template)
+def send_again(bench: Bench, begin: Callable[[Bench], object]) -> list[Any]:
+    """Have the first message of an operation sent again; return the one that seemed lost."""
+    begin(bench)
     late = list(processes.worker.queue._queue)
     processes.worker.clear()
     bench.survivor.look()
@@ -73,6 +58,14 @@ def send_again(bench: Bench, template: dict[str, Any]) -> list[Any]:
     again, = processes.worker.queue._queue
     assert 'liveness_order' in again.data.data
     return late
+
+
+def test_a_message_that_only_seemed_lost_comes_first_and_is_enough(bench: Bench) -> None:
+    processes.worker.queue._queue.extendleft(send_again(bench, Bench.create))
+    bench.work()
+    assert bench.calls('create', 'a') == bench.calls('create', 'b') == ['survivor']
+    assert bench.state == 'CREATE_COMPLETE'
+    assert bench.journal() == [('message', 'send again', 'done')]
 
 
 def assert_replaced_once(bench: Bench) -> None:
@@ -86,13 +79,17 @@ def assert_replaced_once(bench: Bench) -> None:
 REPLACED = chain('a', 'b', **{'!a': 'other'})
 
 
+def replace(bench: Bench) -> None:
+    bench.update(REPLACED)
+
+
 def test_a_message_that_only_seemed_lost_and_comes_last_replaces_nothing(
         bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Counted, 'prepare_for_replace',
                         lambda self: self.bench.note('prepare', self))
     bench.create()
     bench.work()
-    processes.worker.queue._queue.extend(send_again(bench, REPLACED))
+    processes.worker.queue._queue.extend(send_again(bench, replace))
     bench.work()
     bench.recover()
     assert_replaced_once(bench)
@@ -104,7 +101,7 @@ def test_a_message_that_only_seemed_lost_and_comes_at_the_same_time_replaces_not
         bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.create()
     bench.work()
-    late = send_again(bench, REPLACED)
+    late = send_again(bench, replace)
     queue = processes.worker.queue._queue
     again = list(queue)
     processes.worker.clear()
@@ -124,29 +121,34 @@ def test_a_message_that_only_seemed_lost_and_comes_at_the_same_time_replaces_not
     assert_replaced_once(bench)
 
 
-def test_an_update_of_which_it_is_not_known_whether_it_is_late_is_done_later_and_in_place(
-        bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The database is away when its check begins, and back when it could be replaced."""
+@pytest.mark.parametrize('template', ['in place', 'replaced'])
+def test_an_update_outlasts_a_stall_of_the_database(
+        bench: Bench, monkeypatch: pytest.MonkeyPatch, template: str) -> None:
+    """Whether it is late is asked for only where it may be, and until that is known."""
     bench.create()
     bench.work()
-    ids = [row.id for row in bench.resources()]
+    monkeypatch.setattr(lifecycle, '_ASK_AGAIN_SECONDS', 0)
+    replaced, asked = bench.survivor.work.replaced, []
 
-    def unknown(*_: Any) -> bool:
-        monkeypatch.undo()
-        return True
+    def stalls(*about: Any) -> bool:
+        asked.append(about)
+        if len(asked) % 2:
+            raise errors.DatabaseError('No answer within 3 s.')
+        return replaced(*about)
 
-    monkeypatch.setattr(bench.survivor.life, 'replaced', unknown)
-    bench.update(chain('a', 'b', a='second'))
+    monkeypatch.setattr(bench.survivor.work, 'replaced', stalls)
+    bench.update(REPLACED if template == 'replaced' else chain('a', 'b', a='second'))
     bench.work()
-    assert bench.state == 'UPDATE_IN_PROGRESS'
-    bench.recover()
-    assert_updated_in_place(bench, ids)
+    assert len(asked) == (4 if template == 'replaced' else 0)
+    assert bench.state == 'UPDATE_COMPLETE', bench.reason
+    assert bench.ended
+    assert bench.journal() == []
 
 
 def test_what_may_be_replaced_is_sent_once_where_somebody_knows_no_tokens(bench: Bench) -> None:
     bench.create()
     bench.work()
-    bench.dies(before(f'{CHECK}.check'), lambda bench: bench.update(REPLACED))
+    bench.dies(before(f'{CHECK}.check'), replace)
     bench.strange()
     bench.survivor.look()
     sent = len(bench.sent)
@@ -165,7 +167,7 @@ def test_what_may_be_replaced_is_sent_once_where_somebody_knows_no_tokens(bench:
 def test_what_was_replaced_is_replaced_again_by_the_next_update(bench: Bench) -> None:
     bench.create()
     bench.work()
-    late = send_again(bench, REPLACED)
+    late = send_again(bench, replace)
     bench.update(chain('a', 'b', **{'!a': 'another'}))
     processes.worker.queue._queue.extend(late)
     bench.work()
