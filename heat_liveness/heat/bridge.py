@@ -23,7 +23,8 @@ then puts itself round thirteen methods:
   the gate stands before each write under a lock, the one write that Heat does not fence, and
   each message.  What is to be worked on alone sends all its messages to its own engine, those of
   its replacement and of its dependents among them;
-* ``WorkerService.check_resource``: a message with a token is acted on once (:mod:`.orders`);
+* ``WorkerService.check_resource``: a message with a token, or that was sent again with one, is
+  acted on once (:mod:`.orders`);
 * ``StackResource.handle_preempt``: a check that finds its resource locked interrupts the nested
   stack, so that a newer traversal need not wait for it.  Where a message of the *same* traversal
   was sent again, it may be its own work that it would interrupt, so it does not;
@@ -192,9 +193,11 @@ def _sent(client: Method, life: lifecycle.EngineLifecycle, original: Method) -> 
 
 def _once(token_key: str, life: lifecycle.EngineLifecycle, original: Method) -> Method:
     def check_resource(self: Any, cnxt: Any, resource_id: Any, current_traversal: Any, data: Any,
-                       *args: Any, **kwargs: Any) -> Any:
-        arguments = (self, cnxt, resource_id, current_traversal, data, *args)
+                       is_update: Any, *args: Any, **kwargs: Any) -> Any:
+        arguments = (self, cnxt, resource_id, current_traversal, data, is_update, *args)
         token = data.get(token_key)
+        if token is None:
+            token = life.token(resource_id, current_traversal, is_update=bool(is_update))
         if token is None:
             return original(*arguments, **kwargs)
         if not life.received(token):

@@ -125,6 +125,10 @@ class Delivery:
             return order.age >= _pause(order.attempts)
         return self._clock.now() >= self._failures.get(order.id, (0, 0.0))[1]
 
+    def again(self, resource_id: int | str, traversal: str, *, is_update: bool) -> int | None:
+        """Return the order to send this message again, as long as that is open."""
+        return self._orders.again(resource_id, traversal, is_update=is_update)
+
     def use(self, order_id: int) -> bool:
         """Use up the token of a message that has reached this engine; False: do not act on it.
 

@@ -98,6 +98,23 @@ class EngineLifecycle:
             LOG.error('Nothing more is done here: %s', error)
             threading.Event().wait()
 
+    def token(self, resource_id: Any, traversal: str, *, is_update: bool) -> int | None:
+        """Return the token of a message that has none, if it was sent again meanwhile.
+
+        It had only seemed lost: RabbitMQ gives out again what a dead engine had not acted on.
+        So it may come together with its copy, and one of them is enough.
+        """
+        if self._live is None or not self._live.joined:
+            return None
+        try:
+            found: int | None = self._work.delivery.again(
+                resource_id, traversal, is_update=is_update)
+        except Exception as error:
+            LOG.warning('Whether the message of resource %s was sent again is not known; it is '
+                        'acted on. %s', resource_id, error)
+            return None
+        return found
+
     def received(self, order_id: int) -> bool:
         """Return whether a message with this token is to be acted on: once, of all its copies."""
         if self._live is None:

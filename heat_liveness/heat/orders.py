@@ -23,7 +23,8 @@ is a row that says so, and each of its steps is one compare-and-swap::
 lost, late, or in the hands of an engine that is stopped; it is sent again until it lands.
 *used*: a receiver (``taken_by``) has used up the message's token.  Each copy of the message
 carries the same token, the order's id, so of many copies one has an effect, on the engines
-that know of tokens.  A receiver that fails gives the token back; of one that dies another
+that know of tokens; and the message that only seemed lost counts as one of them, if it comes
+while the order is open.  A receiver that fails gives the token back; of one that dies another
 engine takes the order over, as of a sender that dies, and the order begins anew.
 
 The subject and generation of the row are unique, and with them the decision:
@@ -217,7 +218,7 @@ class Orders:
         :param culprit: the engine that may have died working on it
         :return: whether it was given now
         """
-        subject = f'{MESSAGE}:{stack.id}:{node.id}:{"update" if node.is_update else "cleanup"}'
+        subject = f'{MESSAGE}:{stack.id}:{_half(node.id, is_update=node.is_update)}'
         with self._database.autocommit() as connection:
             locks = connection.scalars(sa.select(_t.c.detail).where(
                 _t.c.status.in_(OPEN), _t.c.subject.like(f'{RESOURCE}:{stack.id}:%'))).all()
@@ -328,6 +329,18 @@ class Orders:
                 _t.c.subject.like(f'{MESSAGE}:{stack_id}:%'))).all()
         return any(stored.mapping(detail).get('traversal') == traversal for detail in details)
 
+    def again(self, resource_id: int | str, traversal: str, *, is_update: bool) -> int | None:
+        """Return the order to send this message again, as long as that is open.
+
+        There are few of them at a time, and the index on the status has them.
+        """
+        with self._database.autocommit() as connection:
+            rows = connection.execute(sa.select(_t.c.id, _t.c.detail).where(
+                _t.c.status.in_(OPEN), _t.c.kind == MESSAGE,
+                _t.c.subject.like(f'%:{_half(resource_id, is_update=is_update)}'))).all()
+        return next((row.id for row in rows
+                     if stored.mapping(row.detail).get('traversal') == traversal), None)
+
     def deaths(self, connection: sa.Connection, stack: Stack) -> dict[str, list[str]]:
         """Return, by resource, the engines that died working on it in the present operation.
 
@@ -386,7 +399,13 @@ class Orders:
                           alive(sender_id), seen=seen, alone=alone)
 
     def use(self, order_id: int, receiver_id: str) -> bool:
-        """Use up the token of a message; return whether it is this receiver that may act on it."""
+        """Use up the token of a message; return whether it is this receiver that may act on it.
+
+        What is worked on alone only whoever has the order may act on.
+        """
+        order = self.find(order_id)
+        if order is None or (order.alone and order.taken_by != receiver_id):
+            return False
         return self._step(order_id, USED, receiver_id, USED, receiver_id,
                           _t.c.status == SENT, _t.c.kind.in_(KINDS), alive(receiver_id))
 
@@ -433,6 +452,11 @@ class Orders:
                 _t.update().where(_t.c.id == order_id, *where)
                 .values(status=status, taken_by=taken_by, updated_at=times.now(),
                         detail=json.dumps(detail))).rowcount == 1
+
+
+def _half(resource_id: int | str, *, is_update: bool) -> str:
+    """Name the update of a resource, or its clean-up, in a subject."""
+    return f'{resource_id}:{"update" if is_update else "cleanup"}'
 
 
 def _about(stack: Stack) -> dict[str, Any]:

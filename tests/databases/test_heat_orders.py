@@ -132,6 +132,29 @@ def test_a_token_is_used_only_when_its_message_is_out(heat: Heat, status: str) -
     assert heat.found(order).status == status
 
 
+def test_a_message_that_was_sent_again_is_known_while_its_order_is_open(heat: Heat) -> None:
+    """It counts as one of the copies then."""
+    stack = heat.the_stack()
+    assert heat.orders.message(stack, TWO, 'r2', 'quiet', 'me')
+    assert heat.orders.message(stack, Node(12, is_update=True), 'r12', 'quiet', 'me')
+    order = next(each for each in heat.orders.of('me', 10) if each.name == 'r2')
+    about = {'is_update': TWO.is_update}
+    assert heat.orders.again(TWO.id, stack.traversal, **about) == order.id
+    assert heat.orders.again(TWO.id, 'another', **about) is None
+    assert heat.orders.again(TWO.id, stack.traversal, is_update=not TWO.is_update) is None
+    assert heat.orders.close(order.id, 'me', 'it was checked')
+    assert heat.orders.again(TWO.id, stack.traversal, **about) is None
+
+
+def test_who_does_not_have_what_is_worked_on_alone_cannot_use_its_token(heat: Heat) -> None:
+    """I10: the message that seemed lost may come to another engine."""
+    assert heat.orders.message(heat.the_stack(), TWO, 'r2', 'quiet', 'me')
+    order, = heat.orders.of('me', 10)
+    assert heat.orders.sending(order, 'me', [], alone=True)
+    assert not heat.orders.use(order.id, 'other')
+    assert heat.orders.use(order.id, 'me')
+
+
 def test_nobody_uses_a_token_of_something_else(heat: Heat) -> None:
     death, = heat.journal.search(kind='death')
     heat.run(models.takeover.update().values(status='sent'))

@@ -30,7 +30,8 @@ class Work:
 
     def __init__(self, answer: Callable[..., bool]) -> None:
         self.replaced = answer
-        self.delivery = types.SimpleNamespace(use=answer)
+        self.delivery = types.SimpleNamespace(
+            use=answer, again=lambda resource_id, traversal, is_update: answer(resource_id))
 
 
 def life(answer: Callable[..., bool] = lambda *_: True, *, joined: bool = True,
@@ -60,6 +61,15 @@ def test_a_message_is_acted_on_where_its_token_is_used(used: bool) -> None:
 
 def test_a_message_of_which_nothing_is_known_is_not_acted_on() -> None:
     assert not life(AWAY).received(1)
+
+
+def test_a_message_that_was_sent_again_gets_its_token() -> None:
+    assert life(lambda resource_id: 7).token(1, 't1', is_update=True) == 7
+
+
+def test_a_message_of_which_nothing_is_known_is_one_like_any_other() -> None:
+    for engine in (life(AWAY), life(NO_TABLES), life(lambda _: 7, joined=False)):
+        assert engine.token(1, 't1', is_update=True) is None
 
 
 def test_an_engine_that_has_not_joined_acts_on_no_message_and_waits_for_nothing(

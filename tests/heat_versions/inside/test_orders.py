@@ -121,6 +121,33 @@ def test_a_message_that_only_seemed_lost_and_comes_at_the_same_time_replaces_not
     assert_replaced_once(bench)
 
 
+@pytest.mark.parametrize('first', ['late', 'again'])
+def test_a_message_that_only_seemed_lost_and_comes_at_the_same_time_fails_no_delete(
+        bench: Bench, monkeypatch: pytest.MonkeyPatch, first: str) -> None:
+    """What the second finds deleted, it would take for a failure."""
+    bench.create()
+    bench.work()
+    late = send_again(bench, lambda bench: bench.do('delete_stack'))
+    queue = processes.worker.queue._queue
+    again = list(queue)
+    processes.worker.clear()
+    delete_convergence = resource.Resource.delete_convergence
+
+    def overtaken(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """The other one is worked on when this one is about to lock the resource."""
+        monkeypatch.undo()
+        queue.extend(again if first == 'late' else late)
+        processes.worker()
+        return delete_convergence(self, *args, **kwargs)
+
+    monkeypatch.setattr(resource.Resource, 'delete_convergence', overtaken)
+    queue.extend(late if first == 'late' else again)
+    bench.work()
+    bench.recover()
+    assert bench.state == 'DELETE_COMPLETE deleted'
+    assert bench.calls('delete', 'a') == bench.calls('delete', 'b') == ['survivor']
+
+
 @pytest.mark.parametrize('template', ['in place', 'replaced'])
 def test_an_update_outlasts_a_stall_of_the_database(
         bench: Bench, monkeypatch: pytest.MonkeyPatch, template: str) -> None:
