@@ -23,7 +23,8 @@ from typing import Any
 import pytest
 
 from heat_liveness import conf, detection, fence, membership, takeover
-from heat_liveness.db.locks import LockRow
+from heat_liveness.db.locks import HeldLock, LockRow
+from heat_liveness.db.members import ServiceRow
 from heat_liveness.work import Claim, native
 from tests.simulation import plan as plans
 from tests.simulation import rooms, scheduler, world
@@ -64,6 +65,14 @@ def _acquire_and_ask(self: rooms.Locks, name: str, task: str, arguments: object,
     return _acquire(self, name, task, arguments, engine_id) and self.find(name)
 
 
+_take_over = rooms.Locks.take_over
+
+
+def _take_poison_too(self: rooms.Locks, owner: ServiceRow, taker_id: str, limit: int,
+                     tainted: bool, poison: int | None = None) -> list[HeldLock]:
+    return _take_over(self, owner, taker_id, limit, tainted)
+
+
 BUGS = (
     Bug('the generation is not in the WHERE', {2, 3, 9}, 460,
         guards=Guards(generation=False)),
@@ -90,6 +99,8 @@ BUGS = (
         replaced=((conf, 'window_for', lambda fence_time: 0.0),)),
     Bug('who had nothing when he ended is never asked about again', {8}, 1003240,
         replaced=((takeover.Takeover, '_again', lambda self, ended, now: []),)),
+    Bug('poison is left by the quarantine alone', {10}, 1005620,
+        replaced=((rooms.Locks, 'take_over', _take_poison_too),)),
     Bug('an engine that leaves keeps its timer armed', {11},
         replaced=((membership.Membership, 'disarm', lambda self: None),)),
 )
