@@ -324,11 +324,12 @@ def check_orders(heat: Heat, odd: Odd, entries: list[Any]) -> None:
     found = heat.orders.of('dead', 100)
     for order in found:
         assert isinstance(order, orders.Order)
-        assert (order.attempts, order.deaths, order.story, order.seen) is not None
+        assert (order.attempts, order.foreign, order.story, order.seen) is not None
         heat.orders.restarts(order)
     heat.orders.by('me')
     heat.orders.known(stack)
     heat.orders.resent('s1', 't')
+    heat.orders.again(1, 't', is_update=True)
     heat.rows.deaths(stack, 'r1')
     adopted = heat.orders.adopt(heat.dead, 'me', 100)
     assert len(adopted) == len(found)
