@@ -49,7 +49,8 @@ _resource = sa.Table(
     *(sa.Column(name, sa.String(255)) for name in (
         'name', 'action', 'status', 'status_reason', 'nova_instance')),
     sa.Column('engine_id', sa.String(36)),
-    *(sa.Column(name, sa.Integer) for name in ('atomic_key', 'replaces', 'current_template_id')),
+    *(sa.Column(name, sa.Integer) for name in (
+        'atomic_key', 'replaces', 'replaced_by', 'current_template_id')),
     sa.Column('stack_id', sa.String(36), sa.ForeignKey('stack.id')),
     sa.Column('updated_at', sa.DateTime))
 _point = sa.Table(
