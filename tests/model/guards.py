@@ -64,7 +64,7 @@ GUARDS = (
     Guard('generation in each write', _WRITE, LATE, 3),
     Guard('owner in each write', _WRITE, LATE, 3),
     Guard('the actor is alive: write', _WRITE, PROVED_LATE, 7),
-    Guard('the actor is alive: acquire', '`db/locks.py` `acquire`, `_insert`',
+    Guard('the actor is alive: acquire', '`db/locks.py` `_acquire`, `_insert`',
           dataclasses.replace(PROVED_LATE, acquires=True, owners=(-1,)), 7),
     Guard('the actor is alive: declare', _DECLARE,
           _three(faults=3, budgets={'unclear': 1, 'crash': 2}), 7),

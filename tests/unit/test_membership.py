@@ -92,12 +92,18 @@ def test_from_the_join_on_the_kernel_may_end_an_engine_unless_it_certainly_faile
     assert one.timer.due == table.clock.now() + SETTINGS.fence_time + 1
 
 
-def test_a_join_whose_reply_was_lost_is_found_by_the_next(
-        table: fakes.Table, caplog: pytest.LogCaptureFixture) -> None:
+def joined_perhaps(table: fakes.Table) -> fakes.Engine:
+    """Return an engine that has a row, and does not know it."""
     one = fakes.Engine('me', table)
     table.lost_replies = 1
     with pytest.raises(errors.UnclearOutcome):
         one.membership.join()
+    return one
+
+
+def test_a_join_whose_reply_was_lost_is_found_by_the_next(
+        table: fakes.Table, caplog: pytest.LogCaptureFixture) -> None:
+    one = joined_perhaps(table)
     assert one.membership.state is State.JOINING
     assert one.gate.held, 'it may have a row, so it must heed the gate'
     one.membership.watch()
@@ -110,10 +116,7 @@ def test_a_join_whose_reply_was_lost_is_found_by_the_next(
 def test_an_engine_declared_dead_before_it_knew_that_it_had_joined_ends(
         table: fakes.Table) -> None:
     """I7: the dead stay dead."""
-    one = fakes.Engine('me', table)
-    table.lost_replies = 1
-    with pytest.raises(errors.UnclearOutcome):
-        one.membership.join()
+    one = joined_perhaps(table)
     table.end('me')
     with pytest.raises(errors.EngineDead, match=r'^Engine me was declared dead by another '
                        r'\(watched\); it ends, and its supervisor starts a new one\.$'):
@@ -124,10 +127,7 @@ def test_an_engine_declared_dead_before_it_knew_that_it_had_joined_ends(
 def test_an_engine_whose_row_is_not_everywhere_yet_has_not_joined_and_lives(
         table: fakes.Table, monkeypatch: pytest.MonkeyPatch) -> None:
     """I11: on a node that is behind a beat finds no row, which is no verdict."""
-    one = fakes.Engine('me', table)
-    table.lost_replies = 1
-    with pytest.raises(errors.UnclearOutcome):
-        one.membership.join()
+    one = joined_perhaps(table)
     with monkeypatch.context() as patch:
         patch.setattr(table, 'beat', lambda engine_id: False)
         with pytest.raises(errors.DatabaseError, match='no beat finds it'):
