@@ -87,7 +87,7 @@ setuptools.setup(
         'heat_liveness.recover': ['heat = heat_liveness.heat.standalone:recover'],
         'heat_liveness.owners': [
             'native = heat_liveness.db.locks:Locks',
-            'heat = heat_liveness.heat.rows:HeatRows',
+            'heat = heat_liveness.heat.claims:Claims',
         ],
         'oslo.config.opts': ['heat_liveness = heat_liveness.conf:list_opts'],
     },

@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 from oslo_utils import uuidutils
 
 from heat_liveness import errors
-from heat_liveness.heat import calls, graph, orders, rows, sweep
+from heat_liveness.heat import calls, graph, orders, rows, sweep, views
 from heat_liveness.heat.plans import HALF_ADOPTED, Plan
 from heat_liveness.work import Context
 
@@ -281,7 +281,7 @@ class Delivery:
             return self._resume_stack(order, stack, view)
         return self._resume_resource(order, stack, view)
 
-    def _resume_resource(self, order: orders.Order, stack: Any, view: rows.View) -> str | None:
+    def _resume_resource(self, order: orders.Order, stack: Any, view: views.View) -> str | None:
         if order.plan == Plan.FAIL:
             return self._fail(stack, view, order.reason, order.name)
         if sweep.half_adopted(view):
@@ -295,7 +295,7 @@ class Delivery:
             return node
         return self._check(order, stack, view, node, alone=len(died) + 1 >= self._most_deaths)
 
-    def _resume_stack(self, order: orders.Order, stack: Any, view: rows.View) -> str:
+    def _resume_stack(self, order: orders.Order, stack: Any, view: views.View) -> str:
         if order.plan == Plan.TIME_OUT:
             return self._fail(stack, view, 'Timed out')
         if order.plan == Plan.FAIL:
@@ -312,7 +312,7 @@ class Delivery:
         calls.write_out(stack, traversal)
         return 'it was begun anew'
 
-    def _fail(self, stack: Any, view: rows.View, reason: str, culprit: str | None = None) -> str:
+    def _fail(self, stack: Any, view: views.View, reason: str, culprit: str | None = None) -> str:
         reason = f'{reason[:1].upper()}{reason[1:]}'
         # If this engine dies behind the first of these, the end is carried through by the sweep.
         if self._rows.fail(view.stack, reason):
@@ -322,7 +322,7 @@ class Delivery:
                 return 'its stack was failed'
         return 'its stack has begun something else'
 
-    def _node(self, order: orders.Order, view: rows.View) -> graph.Node | str:
+    def _node(self, order: orders.Order, view: views.View) -> graph.Node | str:
         """Return the node that is to be checked, or why none is."""
         if order.resource_id is not None:
             row = view.resources.get(order.resource_id)
@@ -343,7 +343,7 @@ class Delivery:
             return 'somebody has taken it up'
         return node
 
-    def _check(self, order: orders.Order, stack: Any, view: rows.View, node: graph.Node, *,
+    def _check(self, order: orders.Order, stack: Any, view: views.View, node: graph.Node, *,
                alone: bool) -> str | None:
         target = sweep.target(view, node)
         if target is None or not self._rows.exists(node):
@@ -371,12 +371,12 @@ class Delivery:
         sent = calls.send(stack, node, target, order.id, self._receiver if alone else None)
         return None if sent else 'its stack has begun something else'
 
-    def _may_interrupt(self, view: rows.View, node: graph.Node) -> bool:
+    def _may_interrupt(self, view: views.View, node: graph.Node) -> bool:
         """Return whether a second message could interrupt a nested stack."""
         return (any(view.child(row) is not None for row in sweep.workers(view, node))
                 and not self.tokened)
 
-    def _may_replace_twice(self, order: orders.Order, view: rows.View, node: graph.Node) -> bool:
+    def _may_replace_twice(self, order: orders.Order, view: views.View, node: graph.Node) -> bool:
         """Return whether the last message may be on its way still, and replace a resource too.
 
         If an engine has ended since it was sent, it is taken for lost with that.
@@ -432,7 +432,7 @@ def _pause(times: int) -> float:
     return min(_RESEND_SECONDS * 2.0 ** (times - 1), _LONGEST_RESEND_SECONDS)
 
 
-def _seen(view: rows.View, node: graph.Node) -> orders.Seen:
+def _seen(view: views.View, node: graph.Node) -> orders.Seen:
     return [[row.id, row.atomic_key] for row in sweep.workers(view, node)]
 
 

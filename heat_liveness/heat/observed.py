@@ -82,7 +82,7 @@ class ObservedWork(HeatWork):
                 self._theirs, self._settings.candidate_age):
             # Engines with the plug-in do better: they know tokens.
             rows = {name: row for name, row in rows.items() if not row.judged}
-        owners = self._rows.owners(list(rows)) if rows else set()
+        owners = self._rows.claims.owners(list(rows)) if rows else set()
         return [rows[engine_id] for engine_id in sorted(owners)]
 
     def _end_delete(self, stack: Stack) -> None:

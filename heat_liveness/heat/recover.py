@@ -82,7 +82,7 @@ def _held(database: Database, heat: rows.HeatRows, settings: conf.Settings,
         if row.ended:
             lines += _considered(heat, row, settings, only)
     silent = {row.engine_id: row for row in members.silent(settings.candidate_age)}
-    for engine_id in sorted(heat.owners(silent)):
+    for engine_id in sorted(heat.claims.owners(silent)):
         row = silent[engine_id]
         lines.append(
             f'Engine {engine_id} on {row.host} ({row.binary}) owns work and does not beat: its '
@@ -90,7 +90,7 @@ def _held(database: Database, heat: rows.HeatRows, settings: conf.Settings,
             f'{settings.service_down_time:g} s, and if it is dead then:')
         lines += _considered(heat, dataclasses.replace(row, state='dead'), settings, only)
     theirs = watcher.observed(database)
-    for engine_id in sorted(heat.unknown_holders(known)):
+    for engine_id in sorted(heat.claims.unknown_holders(known)):
         engine = theirs.get(engine_id, watcher.Observed(engine_id=engine_id))
         lines.append(
             f'Engine {engine_id} on {engine.host} holds resources and does not beat for us; in the '
@@ -111,7 +111,7 @@ def _considered(heat: rows.HeatRows, owner: ServiceRow, settings: conf.Settings,
         f'Stack {held.stack.name} ({held.stack.id}) {held.stack.action}_{held.stack.status}, '
         f'resource {held.name} ({held.action}_{held.status}), held by engine {owner.engine_id}: '
         f'{decision.plan}, as {decision.reason}.'
-        for held, decision in heat.consider(owner, work.rules(
+        for held, decision in heat.claims.consider(owner, work.rules(
             settings, owner, only, tokened=False))]
 
 

@@ -66,7 +66,8 @@ from heat_liveness import clock as clocks
 from heat_liveness.db.members import Ending
 from heat_liveness.heat import graph, plans
 from heat_liveness.heat.plans import Child, Plan, Resource, Stack
-from heat_liveness.heat.rows import HeatRows, View
+from heat_liveness.heat.rows import HeatRows
+from heat_liveness.heat.views import View
 
 LOG = logging.getLogger(__name__)
 

@@ -10,7 +10,10 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Heat's own tables, as far as they are read or written here."""
+"""Heat's own tables, as far as they are read or written here.
+
+No column of Heat's is joined with one of ours; their collations may differ.
+"""
 
 import sqlalchemy as sa
 

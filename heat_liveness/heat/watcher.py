@@ -143,7 +143,7 @@ class Watcher:
         now = self._clock.now()
         found = observed(self._database)
         known = {row.engine_id: row for row in self._members.all()}
-        holders = self._rows.unknown_holders(())
+        holders = self._rows.claims.unknown_holders(())
         revived = self._revive([row for row in known.values() if row.ended and not row.judged],
                                found, holders, now)
         holders -= {engine_id for engine_id, row in known.items()

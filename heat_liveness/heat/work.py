@@ -35,7 +35,7 @@ from oslo_config import cfg
 
 from heat_liveness import conf, errors
 from heat_liveness.db.members import ServiceRow
-from heat_liveness.heat import bridge, calls, delivery, orders, rows, sweep
+from heat_liveness.heat import bridge, calls, claims, delivery, orders, rows, sweep
 from heat_liveness.heat.plans import Decision, Plan, Resource
 from heat_liveness.work import Claim, Context, Observer
 
@@ -46,9 +46,9 @@ _WAIT_SECONDS = 5.0
 
 
 def rules(settings: conf.Settings, owner: ServiceRow, only: Collection[str] | None, *,
-          tokened: bool) -> rows.Rules:
+          tokened: bool) -> claims.Rules:
     """Return what decides, beside the rows themselves, about what an engine has left behind."""
-    return rows.Rules(max_takeovers=settings.max_takeovers, only=only, tokened=tokened,
+    return claims.Rules(max_takeovers=settings.max_takeovers, only=only, tokened=tokened,
                       abandons=bool(cfg.CONF.enable_stack_abandon),
                       # One that never beat for us has no fence.
                       fenced=owner.judged)
@@ -107,7 +107,7 @@ class HeatWork:
         self._waiting = {key: until for key, until in self._waiting.items() if until > now}
         try:
             adopted = self._orders.adopt(owner, self._me, room, self._only)
-            decided = self._rows.take_over(owner, self._me, room,
+            decided = self._rows.claims.take_over(owner, self._me, room,
                                            self._left_alone | set(self._waiting),
                                            rules(self._settings, owner, self._only,
                                                  tokened=self.delivery.tokened))
@@ -191,7 +191,7 @@ class HeatWork:
                   for row in self._members.silent(self._settings.candidate_age)}
         # Only a heat-engine holds resources, and to find them reads the stacks.
         others = [engine_id for engine_id, (binary, _) in silent.items() if binary != bridge.BINARY]
-        self.silent = self._rows.owners(silent.keys() - others)
+        self.silent = self._rows.claims.owners(silent.keys() - others)
         if others:
             self.silent |= self._orders.claimers(others)
         kinds = {silent[engine_id] for engine_id in self.silent} - {self._kind}
@@ -213,7 +213,7 @@ class HeatWork:
 
     def owners(self, engine_ids: Collection[str]) -> set[str]:
         """Return those of the engines that hold a resource, or an order, of Heat's still."""
-        return self._rows.owners(engine_ids)
+        return self._rows.claims.owners(engine_ids)
 
     def stopping(self) -> None:
         """Claim nothing more: this engine takes no messages any more."""

@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from heat_liveness.db import models, times
 from heat_liveness.db.journal import Entry
 from heat_liveness.db.members import ServiceRow
-from heat_liveness.heat import rows
+from heat_liveness.heat import claims, rows
 from heat_liveness.heat.graph import Node
 from heat_liveness.heat.orders import Order
 from heat_liveness.heat.plans import Decision, Plan, Resource, Stack
@@ -66,7 +66,7 @@ service = sa.Table(
     *(sa.Column(name, sa.String(255)) for name in ('host', 'hostname', 'binary', 'topic')),
     *(sa.Column(name, sa.DateTime) for name in ('created_at', 'updated_at', 'deleted_at')))
 
-RULES = rows.Rules(max_takeovers=3)
+RULES = claims.Rules(max_takeovers=3)
 
 
 def ago(seconds: float) -> sa.ColumnElement[Any]:
@@ -86,7 +86,7 @@ class Heat(Bed):
         models.metadata.create_all(self.database.engine)
         _heat.create_all(self.database.engine)
         self.rows = rows.HeatRows(self.database)
-        self.orders = self.rows.orders
+        self.orders, self.claims = self.rows.orders, self.rows.claims
         self.me, self.other = self.engine('me'), self.engine('other')
         self.dead = self.ended('dead')
         self.stack('s1')
@@ -165,9 +165,9 @@ class Heat(Bed):
         return row['action'], row['status'], row['engine_id'], row['atomic_key']
 
     def decide(self, owner: ServiceRow | None = None, taker: str = 'me', limit: int = 10,
-               known: Collection[tuple[int, int]] = (), rules: rows.Rules = RULES,
+               known: Collection[tuple[int, int]] = (), rules: claims.Rules = RULES,
                ) -> list[tuple[Resource, Decision]]:
-        return self.rows.take_over(owner or self.dead, taker, limit, known, rules)
+        return self.claims.take_over(owner or self.dead, taker, limit, known, rules)
 
     def take_over(self, owner: ServiceRow | None = None, **more: Any) -> dict[int, Plan]:
         return {row.id: decision.plan for row, decision in self.decide(owner, **more)}

@@ -336,7 +336,7 @@ def test_orders_that_are_done_are_nobodys(heat: Heat) -> None:
 @pytest.mark.parametrize('status', ['claimed', 'sent', 'used'])
 def test_who_has_an_open_order_owns_work(heat: Heat, status: str) -> None:
     bring(heat, heat.order(), status)
-    assert heat.orders.claimers(['me', 'other']) == heat.rows.owners(['me', 'other']) == {'me'}
+    assert heat.orders.claimers(['me', 'other']) == heat.claims.owners(['me', 'other']) == {'me'}
 
 
 def test_orders_are_read_on_behind_those_that_were_tried(heat: Heat) -> None:

@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from heat_liveness import errors
 from heat_liveness.db import models, times
 from heat_liveness.db.members import ServiceRow
-from heat_liveness.heat import rows
+from heat_liveness.heat import views
 from heat_liveness.heat.graph import Node
 from heat_liveness.heat.plans import Plan
 from tests.databases import heat_tables as tables
@@ -297,20 +297,20 @@ def test_other_stacks_are_not_touched(heat: Heat, values: dict[str, Any]) -> Non
     heat.stack('s2', **values)
     heat.resource(1, stack_id='s2')
     assert heat.take_over() == {}
-    assert heat.rows.holders(['dead']) == set()
-    assert heat.rows.unknown_holders([]) == set()
+    assert heat.claims.holders(['dead']) == set()
+    assert heat.claims.unknown_holders([]) == set()
 
 
 def test_in_a_stack_that_has_failed_locks_are_released_without_an_order(heat: Heat) -> None:
     heat.change(tables.stack, 's1', status='FAILED')
     heat.resource(1)
     heat.resource(2, status='COMPLETE')
-    assert heat.rows.holders(['dead']) == {'dead'}
+    assert heat.claims.holders(['dead']) == {'dead'}
     assert heat.take_over() == {1: Plan.RELEASE, 2: Plan.RELEASE}
     assert heat.state(1) == ('CREATE', 'FAILED', None, 2)
     assert heat.state(2) == ('CREATE', 'COMPLETE', None, 2)
     assert {entry.status for entry in heat.entries()} == {'done'}
-    assert heat.rows.owners(['me', 'dead']) == set()
+    assert heat.claims.owners(['me', 'dead']) == set()
 
 
 def test_stacks_in_progress_come_before_those_that_have_failed(heat: Heat) -> None:
@@ -352,19 +352,19 @@ def test_no_more_is_taken_than_there_is_room_for(heat: Heat) -> None:
     for number in range(1, 6):
         heat.resource(number)
     assert len(heat.take_over(limit=2)) == 2
-    assert heat.rows.holders(['dead', 'me']) == {'dead'}
+    assert heat.claims.holders(['dead', 'me']) == {'dead'}
     assert len(heat.take_over(taker='other')) == 3
-    assert heat.rows.holders(['dead']) == set()
+    assert heat.claims.holders(['dead']) == set()
 
 
 def test_more_stacks_than_one_statement_names_are_looked_at(
         heat: Heat, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, '_STACKS_AT_ONCE', 2)
+    monkeypatch.setattr(views, '_STACKS_AT_ONCE', 2)
     for number in range(2, 8):
         heat.stack(f's{number}')
         heat.resource(number, stack_id=f's{number}')
     heat.resource(1)
-    assert heat.rows.holders(['dead']) == heat.rows.unknown_holders(['me']) == {'dead'}
+    assert heat.claims.holders(['dead']) == heat.claims.unknown_holders(['me']) == {'dead'}
     assert len(heat.take_over(limit=3)) == 3
     assert len(heat.take_over()) == 4
 
@@ -484,11 +484,11 @@ def test_what_would_be_decided_is_told_without_a_change(heat: Heat) -> None:
     heat.stack('c1', owner_id='s1', parent_resource_name='r2')
     heat.stack('s2')
     heat.resource(3, stack_id='s2')
-    told = {row.id: decision.plan for row, decision in heat.rows.consider(heat.dead, RULES)}
+    told = {row.id: decision.plan for row, decision in heat.claims.consider(heat.dead, RULES)}
     assert told == {1: Plan.CREATE_AGAIN, 2: Plan.WAIT, 3: Plan.CREATE_AGAIN}
     assert heat.state(1) == ('CREATE', 'IN_PROGRESS', 'dead', 1)
     assert heat.entries() == []
-    only = heat.rows.consider(heat.dead, dataclasses.replace(RULES, only='s2'))
+    only = heat.claims.consider(heat.dead, dataclasses.replace(RULES, only='s2'))
     assert [row.id for row, _ in only] == [3]
     assert heat.take_over() == told
 
@@ -617,16 +617,16 @@ def test_an_engine_owns_what_it_holds_and_what_it_is_to_carry_out(heat: Heat) ->
     heat.resource(1)
     heat.resource(2, engine_id='other')
     heat.take_over()
-    assert heat.rows.owners(['me', 'other', 'dead']) == {'me', 'other'}
-    assert heat.rows.owners([]) == set()
+    assert heat.claims.owners(['me', 'other', 'dead']) == {'me', 'other'}
+    assert heat.claims.owners([]) == set()
     heat.run(tables.resource.update().values(engine_id='stranger'))
-    assert heat.rows.unknown_holders(['me', 'other', 'dead']) == {'stranger'}
+    assert heat.claims.unknown_holders(['me', 'other', 'dead']) == {'stranger'}
 
 
 def test_where_heats_tables_are_not_no_engine_owns_more_than_orders(heat: Heat) -> None:
     heat.order()
     heat.run(sa.schema.DropTable(tables.resource))
-    assert heat.rows.owners(['me', 'dead']) == {'me'}
+    assert heat.claims.owners(['me', 'dead']) == {'me'}
 
 
 @pytest.mark.parametrize('change', [{'engine_id': 'e9'}, {'atomic_key': 5}],

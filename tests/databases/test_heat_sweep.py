@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from heat_liveness import clock, errors
 from heat_liveness.db import times
 from heat_liveness.db.members import Ending
-from heat_liveness.heat import rows, sweep
+from heat_liveness.heat import sweep, views
 from heat_liveness.heat.graph import Node
 from heat_liveness.heat.plans import Plan
 from heat_liveness.heat.sweep import Finding
@@ -186,7 +186,7 @@ def test_a_stack_that_moves_while_it_is_looked_at_is_let_go(
     observer.look()
     view = heat.rows.view
 
-    def late_view(stack_id: str) -> rows.View | None:
+    def late_view(stack_id: str) -> views.View | None:
         heat.change(tables.stack, stack_id, **change)
         return view(stack_id)
 

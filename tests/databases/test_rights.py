@@ -191,7 +191,7 @@ class There(Heat):
     def __init__(self, url: str) -> None:
         Bed.__init__(self, url, read_timeout=90)
         self.rows = tables.rows.HeatRows(self.database)
-        self.orders = self.rows.orders
+        self.orders, self.claims = self.rows.orders, self.rows.claims
 
 
 def heat_work(owner: Heat, mine: Heat) -> None:
@@ -204,9 +204,9 @@ def heat_work(owner: Heat, mine: Heat) -> None:
         owner.resource(1)
         owner.change(tables.stack, 's1', action='UPDATE')
         owner.change(tables.resource, 1, action='UPDATE')
-        assert mine.rows.owners(['dead']) == {'dead'}
-        mine.rows.unknown_holders([])
-        mine.rows.consider(dead, tables.RULES)
+        assert mine.claims.owners(['dead']) == {'dead'}
+        mine.claims.unknown_holders([])
+        mine.claims.consider(dead, tables.RULES)
         assert mine.decide(dead, me)
         order, = mine.orders.of(me, 10)
         mine.rows.revive(order, [], me)
