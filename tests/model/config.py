@@ -39,6 +39,9 @@ class Config:
     longest_read: int = 2
     purge_after: int = 3
     """Longer than a statement may be on its way: see :attr:`transaction`."""
+    looks_apart: int = 0
+    """How long after the first a second look at who ended long ago comes, longer than a statement
+    may be on its way; 0 for a single look."""
     transaction: int = 2
     room: int = 2
     max_takeovers: int = 2

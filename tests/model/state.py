@@ -52,8 +52,8 @@ BUDGET = {name: 3 + number for number, name in enumerate(BUDGETS)}
  GOOD, SETTLE, SEEN_WELL, SINCE_LOOK, CLEAN, OUTAGE_SEEN, PAUSED, UNWRITTEN, DECLARED) = range(20)
 _ENGINE = 20
 # Of an engine about another.
-COUNT, WATCHED, READ, RIPE, KNOWN_ENDED, RELIEVED = range(6)
-_PEER = 6
+COUNT, WATCHED, READ, RIPE, KNOWN_ENDED, RELIEVED, SEEN_OLD = range(7)
+_PEER = 7
 # Of an engine about a lock.
 GENERATION, DOES, UNSURE, TAINTED = range(4)
 _HELD = 4

@@ -200,6 +200,9 @@ class Statements:
         elif s[row + at.LOCK_GENERATION] != generation:
             self.broken(2, 'a lock is taken under another generation than the taker believes')
         if how == 'takeover':
+            if self._died_alone(s, other) and s[row + at.DEATHS] >= self.config.max_takeovers:
+                self.broken(10, f'work is taken over that {self.config.max_takeovers + 1} owners '
+                                f'in a row have died of')
             s[row + at.TAKEOVERS] += self.blamed(s, other)
             s[row + at.DEATHS] += self._died_alone(s, other)
         s[row + at.STATUS] = at.IN_PROGRESS

@@ -31,7 +31,7 @@ NOT_IN_HISTORIES = {
     'a candidate from the future', 'the owner has ended, in the takeover', 'the claim from itself',
     'claims from itself only what rests', 'generation in the claim from itself',
     'owners relieved are asked about again', 'the age of the purge',
-    'purge only what owns nothing', 'one at a time after a death',
+    'a second look before the purge', 'purge only what owns nothing', 'one at a time after a death',
     'one at a time from itself, too',
     'no judgement of an unknown version'}
 

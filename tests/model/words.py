@@ -53,6 +53,8 @@ _WORDS = {
     'look returns': 'the look of {0} returns',
     'nothing more': '{0} finds nothing more to take from {1}',
     'quarantine': '{0} quarantines poison of {1}',
+    'sees old': '{0} sees that {1} ended long ago',
+    'passes': '{0} passes by what another has locked, who is undone, and takes poison of {1} over',
     'give up': '{0} leaves with its work unfinished, and ends',
     'journal': '{0} journals the death of {1}',
 }

@@ -132,6 +132,8 @@ class World(Engines):
         for field in (at.AGE, at.SINCE_LOOK):
             if s[base + field] < at.CAP:
                 s[base + field] += 1
+        for peer in self.at.peer[e]:
+            s[peer + at.SEEN_OLD] += 0 < s[peer + at.SEEN_OLD] <= self.config.looks_apart
         s[base + at.BEAT_AGE] += s[base + at.BEAT] > 0
         s[base + at.LOOK_AGE] += s[base + at.LOOK] > 0
         if s[base + at.SETTLE]:
@@ -288,6 +290,8 @@ class World(Engines):
                     if s[row + at.ROW] != at.ABSENT:
                         s[row + at.ROW_AGE] = min(max(s[row + at.ROW_AGE] + by, at.ZERO - at.CAP),
                                                   at.ZERO + at.CAP)
+                    if s[row + at.ROW] >= at.DEAD:
+                        s[row + at.ENDED_AGE] = min(max(s[row + at.ENDED_AGE] + by, 0), at.CAP)
                 self.tell('Stepped', by)
                 yield ('step', by), s
         for e in self.config.observed:
@@ -468,8 +472,16 @@ class World(Engines):
         for j in self.config.observed:
             row = self.at.row[j]
             old = state[row + at.ENDED_AGE] >= self.config.purge_after
+            seen = self.at.peer[e][j] + at.SEEN_OLD
             owns = any(state[base + at.OWNER] == j + 1 for base in self.at.lock)
             if j == e or state[row + at.ROW] < at.DEAD:
+                continue
+            if old and not state[seen] and self.config.looks_apart:
+                s = bytearray(state)
+                s[seen] = 1
+                yield ('sees old', e, j), s
+            if (state[seen] <= self.config.looks_apart and self.config.looks_apart
+                    and self.keeps('a second look before the purge')):
                 continue
             if (old or not self.keeps('the age of the purge')) and (
                     not owns or not self.keeps('purge only what owns nothing')):
@@ -528,6 +540,11 @@ class World(Engines):
             for k in poisonous:
                 self.quarantine(s, k, e)
             yield ('quarantine', e, j), s
+            if self._may(state, 'unclear', e) and not self.keeps('no poison in the takeover'):
+                # Another's quarantine has it locked, and is undone.
+                spent = bytes(self._spend(state, 'unclear'))
+                for _, s in self._takes(spent, e, j, poisonous):
+                    yield ('passes', e, j), s
         elif batch:
             yield from self._takes(state, e, j, batch[:room])
 
