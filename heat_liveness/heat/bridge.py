@@ -14,7 +14,7 @@
 
 Heat calls ``is_available()`` on what it finds in the entry-point group ``heat.clients``, in
 the parent, before it forks its workers; nothing happens at import.  When enabled, the bridge
-then puts itself round thirteen methods:
+then puts itself round fourteen methods:
 
 * ``WorkerService.start``: the engine joins before its RPC server consumes;
 * ``EngineService.stop``: it drains before, and leaves after whatever happens inside, which
@@ -32,6 +32,7 @@ then puts itself round thirteen methods:
   replaced once, though its message may have come twice; see :func:`.calls.leave_replaced` and
   :func:`.calls.replace_once`;
 * ``Resource.suspend``: see :func:`.calls.leave_behind`;
+* ``EngineClient._create_stack``: see :func:`.calls.find_nested`;
 * ``Stack._delete_credentials``, and the creation of a stack's project and users in Keystone: see
   :func:`.calls.authenticate_early`, :func:`.calls.find_project`, :func:`.calls.replace_user`.
 
@@ -82,6 +83,7 @@ _WRAPPED = {
     'heat.objects.resource:Resource.replacement': [
         'context', 'existing_res_id', 'new_res_values', 'atomic_key'],
     'heat.engine.resource:Resource.suspend': ['self'],
+    'heat.rpc.client:EngineClient._create_stack': ['self', 'ctxt', 'stack_name'],
     'heat.engine.stack:Stack._delete_credentials': ['self', 'stack_status', 'reason', 'abandon'],
     f'{_KEYSTONE}.create_stack_domain_project': ['self', 'stack_id'],
     f'{_KEYSTONE}.create_stack_domain_user': ['self', 'username', 'project_id', 'password'],
@@ -151,8 +153,8 @@ def _wrap(life: lifecycle.EngineLifecycle) -> None:
     sent = functools.partial(_sent, calls.client)
     wrappers: tuple[Callable[..., Method], ...] = (
         _started, _stopped, _gated, _gated, sent, once, _unless_sent_twice,
-        calls.leave_replaced, calls.replace_once, calls.leave_behind, calls.authenticate_early,
-        calls.find_project, calls.replace_user)
+        calls.leave_replaced, calls.replace_once, calls.leave_behind, calls.find_nested,
+        calls.authenticate_early, calls.find_project, calls.replace_user)
     for path, wrapper in zip(_WRAPPED, wrappers, strict=True):
         owner, name = _find(path)
         original = getattr(owner, name)

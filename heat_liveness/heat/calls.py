@@ -35,6 +35,7 @@ from heat.common import messaging
 from heat.engine import check_resource, sync_point, worker
 from heat.engine import resource as heat_resource
 from heat.engine import stack as heat_stack
+from heat.objects import raw_template as template_objects
 from heat.objects import resource as resource_objects
 from heat.objects import stack as stack_objects
 from heat.rpc import listener_client, worker_api, worker_client
@@ -97,18 +98,28 @@ def wait_for_traversals() -> None:
 
 
 def load(stack_id: str) -> heat_stack.Stack | None:
-    """Load a stack with its owner's credentials; None if it is gone."""
+    """Load a stack with its owner's credentials, as far as it has any; None if it is gone."""
     try:
         context = heat_context.get_admin_context()
         found = stack_objects.Stack.get_by_id(context, stack_id, show_deleted=True)
-        # Its credentials go before it does.
-        stack = heat_stack.Stack.load(context, stack_id, use_stored_context=bool(
-            found is None or found.user_creds_id or found.owner_id))
+        stack = heat_stack.Stack.load(
+            context, stack_id, use_stored_context=found is None or _has_credentials(found))
     except heat_exception.NotFound:
         return None
     stack.thread_group_mgr = _Threads()
     stack.context._keystone_session.timeout = _KEYSTONE_SECONDS
     return stack
+
+
+def _has_credentials(stack: stack_objects.Stack) -> bool:
+    """Return whether a stack's credentials are there; they go before it does.
+
+    Those of a nested stack are its parent's, who may be gone as soon as it is deleted itself.
+    """
+    if stack.owner_id:
+        return (stack.action, stack.status) != (heat_stack.Stack.DELETE,
+                                                heat_stack.Stack.COMPLETE)
+    return bool(stack.user_creds_id)
 
 
 def send(stack: heat_stack.Stack, node: graph.Node, resource_id: int | str, token: int,
@@ -336,6 +347,29 @@ def authenticate_early(life: object, original: Callable[..., Any]) -> Callable[.
                 LOG.warning('Keystone gives no client for stack %s: %s', self.id, error)
         return original(self, *args, **kwargs)
     return delete_credentials
+
+
+def find_nested(life: object, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap the request to create a nested stack: one that its resource has already is taken.
+
+    A dead engine may have asked for it, which nobody could see before it was made.  It bears the
+    name of the resource's uuid; so it is made by nobody else, and left by nobody who fails.
+    """
+    def create_stack(self: Any, ctxt: Any, stack_name: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(self, ctxt, stack_name, *args, **kwargs)
+        except heat_exception.StackExists:
+            owner_id, name = kwargs.get('owner_id'), kwargs.get('parent_resource_name')
+            found = owner_id and stack_objects.Stack.get_by_name_and_owner_id(
+                ctxt, stack_name, owner_id)
+            if not found or found.parent_resource_name != name:
+                raise
+            if kwargs.get('template_id') is not None:
+                template_objects.RawTemplate.delete(ctxt, kwargs['template_id'])
+            LOG.info('The nested stack %s (%s) was asked for by an engine that died, and is used.',
+                     stack_name, found.id)
+            return {'stack_id': found.id}
+    return create_stack
 
 
 def find_project(life: object, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -151,13 +151,23 @@ class Delivery:
         Where the message that seemed lost had only waited in a long queue, it came first.
         """
         order = self._orders.find(order_id)
-        reason = 'the order is gone' if order is None else self._obstacle(order)
-        if reason is not None:
-            self._orders.close(order_id, self._me, reason)
-        elif order is not None:
-            self._revive(order, order.seen or [])
-            self._here.alone = order.alone
-        return reason is None
+        if order is None:
+            return False
+        view = self._rows.view(order.stack_id)
+        if view is None or view.stack.traversal != order.traversal:
+            self._orders.close(order_id, self._me, 'its stack has begun something else')
+            return False
+        node = self._node(order, view)
+        if isinstance(node, str):
+            self._orders.close(order_id, self._me, node)
+            return False
+        if self._awaits_nested(order, view, node):
+            self._failed(order_id)
+            self._orders.give_back(order_id, self._me)
+            return False
+        self._revive(order, order.seen or [])
+        self._here.alone = order.alone
+        return True
 
     def _revive(self, order: orders.Order, seen: orders.Seen) -> orders.Seen:
         """Let a row that is FAILED only until its check begins be in progress again.
@@ -177,13 +187,6 @@ class Delivery:
     def stays(self) -> bool:
         """Whether this thread's messages go to this engine, as what it checks is here alone."""
         return bool(getattr(self._here, 'alone', False))
-
-    def _obstacle(self, order: orders.Order) -> str | None:
-        view = self._rows.view(order.stack_id)
-        if view is None or view.stack.traversal != order.traversal:
-            return 'its stack has begun something else'
-        node = self._node(order, view)
-        return node if isinstance(node, str) else None
 
     def used(self, order_id: int, failure: BaseException | None) -> None:
         """Note that the check of a message whose token was used has ended, well or not.
@@ -293,6 +296,8 @@ class Delivery:
         node = self._node(order, view)
         if isinstance(node, str):
             return node
+        if self._awaits_nested(order, view, node):
+            return None
         return self._check(order, stack, view, node, alone=len(died) + 1 >= self._most_deaths)
 
     def _resume_stack(self, order: orders.Order, stack: Any, view: views.View) -> str:
@@ -370,6 +375,24 @@ class Delivery:
             return None
         sent = calls.send(stack, node, target, order.id, self._receiver if alone else None)
         return None if sent else 'its stack has begun something else'
+
+    def _awaits_nested(self, order: orders.Order, view: views.View, node: graph.Node) -> bool:
+        """Return whether a nested stack stands before the check of a node now.
+
+        What a dead engine had asked for may have begun after its lock was cleared: to check its
+        resource would interrupt it, or make it a second time, which fails.
+        """
+        for row in sweep.workers(view, node):
+            child = view.child(row)
+            if child is not None and child.in_progress:
+                return True
+            if child is not None and row.action == 'INIT':
+                seen: orders.Seen = [
+                    [each, row.generation + 1 if each == row.id else key]
+                    for each, key in _seen(view, node)]
+                self._rows.own_nested(order, row, child.id, seen, self._me)
+                return True
+        return False
 
     def _may_interrupt(self, view: views.View, node: graph.Node) -> bool:
         """Return whether a second message could interrupt a nested stack."""

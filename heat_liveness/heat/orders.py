@@ -352,8 +352,10 @@ class Orders:
         details = [(row.engine_id, stored.mapping(row.detail)) for row in rows]
         operations = {stack.operation}
         if stack.action == 'ROLLBACK':
+            # What is rolled back has gone to the template that the stack comes from now.
             earlier = [detail.get('operation') for _, detail in details
-                       if detail.get('operation') != stack.operation]
+                       if detail.get('operation') != stack.operation
+                       and detail.get('template') == stack.previous_template_id]
             operations.update(map(str, earlier[-1:]))
         found: dict[str, dict[str, None]] = {}
         for engine_id, detail in details:
@@ -461,7 +463,7 @@ def _half(resource_id: int | str, *, is_update: bool) -> str:
 
 def _about(stack: Stack) -> dict[str, Any]:
     return {'stack_id': stack.id, 'stack_name': stack.name, 'operation': stack.operation,
-            'traversal': stack.traversal}
+            'traversal': stack.traversal, 'template': stack.template_id}
 
 
 def _insert(connection: sa.Connection, kind: str, subject: str, generation: int, taker_id: str,

@@ -50,7 +50,8 @@ def tell(configuration: Any, settings: conf.Settings, only: str | None,
     _require(heat, only)
     stacks = None if only is None else heat.family(only)
     look = sweep.Sweep(heat, clock)
-    policy = work.policy(settings, preempts=bool(heat.strangers()))
+    # The command knows no tokens, so whatever it sends could be a second message to some engine.
+    policy = work.policy(settings, preempts=True)
     try:
         look.look(policy, stacks)
         say(f'Looking at the stacks for {settings.lost_message_time:g} s.')

@@ -161,6 +161,25 @@ class HeatRows:
                     .values(status='IN_PROGRESS', atomic_key=order.atomic_key + 1)).rowcount:
                 self.orders.note(connection, order, seen=seen)
 
+    @again_if_contended
+    def own_nested(self, order: orders.Order, row: Resource, child_id: str,
+                   seen: orders.Seen | None, engine_id: str) -> None:
+        """Let a resource that was thought not to be made have its nested stack, if it is as read.
+
+        As a takeover does where it finds one.
+
+        :param seen: as in :meth:`revive`; None if no message has gone out for this order
+        :param engine_id: as in :meth:`revive`
+        """
+        with self._database.transaction() as connection:
+            if self.orders.holds(connection, order, engine_id) and connection.execute(
+                    _resource.update().where(
+                        _resource.c.id == row.id, _resource.c.engine_id.is_(None),
+                        _resource.c.atomic_key == row.atomic_key, _resource.c.action == 'INIT')
+                    .values(action='CREATE', status='FAILED', nova_instance=child_id,
+                            atomic_key=row.generation + 1)).rowcount:
+                self.orders.note(connection, order, seen=seen)
+
     def replaced(self, resource_id: int, template_id: int) -> bool:
         """Return whether another row has taken a resource's place, made to this template.
 

@@ -28,8 +28,9 @@ for its nested stack or for another try, and a message that still stands in a lo
 first three are seen; the fourth is sent twice, and whichever comes late changes nothing, but
 for two things, which :mod:`.bridge` prevents: a check that finds its resource locked interrupts
 the nested stack, and one that finds it replaced replaces it once more.  Where some engine has no
-such bridge, a nested stack's message is not sent again, and one that may have a resource replaced
-only if an engine has ended since the operation began that may have lost it.  Each ending explains
+such bridge, a nested stack's message is not sent again, one that may have a resource replaced
+only if an engine has ended since the operation began that may have lost it, and one that deletes
+a resource only then, or after ten times as long.  Each ending explains
 one round of lost messages of a stack, whether the stack has moved since or not: it moves when what
 the dead engine held is taken over, and may have moved a moment before.
 
@@ -226,7 +227,7 @@ class Sweep:
               explained: bool) -> Iterator[Finding]:
         rows = workers(view, node)
         children = [child for child in map(view.child, rows) if child is not None]
-        if self._waits(node, rows, children, policy, quiet):
+        if self._waits(view, node, rows, children, policy, quiet):
             return
         if rows and node.is_update and (reason := failure(rows[0], view.child(rows[0]))):
             yield Finding(view.stack, Plan.FAIL, reason)
@@ -242,17 +243,18 @@ class Sweep:
                 _name(view, node), view.stack.name, view.stack.id,
                 'interrupt its nested stack' if children else 'replace it twice')
         else:
+            # Two engines that delete the same at once fail it, where neither knows of the other.
             yield Finding(view.stack, Plan.SEND_AGAIN,
                           f'nothing has moved for {policy.lost_message_time:g} s', node,
-                          _name(view, node))
+                          _name(view, node), guess=policy.preempts and not node.is_update)
 
-    def _waits(self, node: graph.Node, rows: Sequence[Resource], children: Sequence[Child],
-               policy: Policy, quiet: float) -> bool:
+    def _waits(self, view: View, node: graph.Node, rows: Sequence[Resource],
+               children: Sequence[Child], policy: Policy, quiet: float) -> bool:
         """Return whether a node that does not move is worked on, or waits for something."""
         # Somebody works on it; if that is a dead engine, its lock is taken over.
         return (any(row.engine_id is not None for row in rows)
                 or (quiet < policy.retry_pause and node.is_update
-                    and any(map(_may_be_retried, rows)))
+                    and any(map(_may_be_retried, [*rows, *_replacements(view, node)])))
                 or any(child.in_progress for child in children)
                 or bool(self._rows.hooked([row.id for row in rows])))
 
@@ -350,12 +352,17 @@ def workers(view: View, node: graph.Node) -> list[Resource]:
     if node.kind != graph.RESOURCE or not isinstance(node.id, int):
         return []
     own = [view.resources[node.id]] if node.id in view.resources else []
-    if not node.is_update:
-        return own
-    replacements = [row for row in view.resources.values()
-                    if node.id in view.ancestors(row) and _free(view, row)
-                    and (row.action, row.status) != ('DELETE', 'COMPLETE')]
-    return sorted(replacements, key=lambda row: -row.id) + own
+    return [row for row in _replacements(view, node)
+            if (row.action, row.status) != ('DELETE', 'COMPLETE')] + own
+
+
+def _replacements(view: View, node: graph.Node) -> list[Resource]:
+    """Return the rows that were made to replace a node's own, the newest first."""
+    if node.kind != graph.RESOURCE or not node.is_update:
+        return []
+    return sorted((row for row in view.resources.values()
+                   if node.id in view.ancestors(row) and view.is_wanted(row) and _free(view, row)),
+                  key=lambda row: -row.id)
 
 
 def _free(view: View, row: Resource) -> bool:

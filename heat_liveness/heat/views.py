@@ -66,7 +66,15 @@ class View:
 
     def node(self, row: Resource) -> graph.Node | None:
         """Return the node for which a row is at work."""
-        return self.traversal.waits_for(row.id, self.ancestors(row))
+        return self.traversal.waits_for(
+            row.id, self.ancestors(row) if self.is_wanted(row) else [])
+
+    def is_wanted(self, row: Resource) -> bool:
+        """Return whether a replacement is one of the present operation's.
+
+        An engine that was late may have made one for an operation that has been overtaken.
+        """
+        return row.template_id == self.stack.template_id
 
     def child(self, row: Resource) -> Child | None:
         """Return the nested stack of a row, even where its id was not written yet."""

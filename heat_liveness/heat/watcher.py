@@ -128,6 +128,8 @@ class Watcher:
         self._asked = -math.inf
         """When those were last asked whether they live."""
         self._looked: float | None = None
+        """When the last look began, and then when it ended."""
+        self._ended = -math.inf
         self.suspects: set[str] = set()
         """Engines that hold work, have not been seen to live, and are not judged yet."""
 
@@ -146,10 +148,12 @@ class Watcher:
         holders = self._rows.claims.unknown_holders(())
         revived = self._revive([row for row in known.values() if row.ended and not row.judged],
                                found, holders, now)
+        # One that beats for us is not ours to judge, whatever its version.
         holders -= {engine_id for engine_id, row in known.items()
-                    if row.judged or row.ended} - revived
-        gap = self._looked is None or now - self._looked > _LONGEST_GAP_SECONDS
-        passed = 0.0 if self._looked is None or gap else now - self._looked
+                    if row.protocol != engines.OBSERVED or row.ended} - revived
+        gap = self._looked is None or now - self._ended > _LONGEST_GAP_SECONDS
+        passed = 0.0 if self._looked is None or gap else min(
+            now - self._looked, _LONGEST_GAP_SECONDS)
         self._looked = now
         watched = {engine_id: found.get(engine_id, Observed(engine_id=engine_id))
                    for engine_id in holders}
@@ -157,6 +161,8 @@ class Watcher:
             self._watch(engine, now, passed, gap=gap)
         self._watches = {engine_id: self._watches[engine_id] for engine_id in watched}
         judged = self._judge(watched)
+        # While engines are asked nothing is missed: their rows will say when they beat.
+        self._ended = self._clock.now()
         self.suspects = {engine_id for engine_id in watched
                          if not self._watches[engine_id].alive
                          } - {row.engine_id for row in judged}

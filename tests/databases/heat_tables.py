@@ -150,7 +150,9 @@ class Heat(Bed):
         self.run(resource.insert().values({
             'id': resource_id, 'name': f'r{resource_id}', 'action': 'CREATE',
             'status': 'IN_PROGRESS', 'engine_id': 'dead', 'atomic_key': 1, 'stack_id': 's1',
-            'current_template_id': 1, 'updated_at': times.now(), **values}))
+            # A replacement is made to the stack's present template.
+            'current_template_id': 2 if 'replaces' in values else 1, 'updated_at': times.now(),
+            **values}))
 
     def change(self, table: sa.Table, subject: object, **values: Any) -> None:
         self.run(table.update().where(table.c.id == subject).values(values))

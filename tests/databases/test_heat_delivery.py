@@ -94,6 +94,52 @@ def test_what_cannot_be_carried_out_is_told_with_a_traceback_only_if_that_is_no_
     assert heat.found(order).status in {'claimed', 'sent'}
 
 
+# What a dead engine had asked for, and began after its lock was cleared.
+
+def nested(heat: Heat, status: str, action: str = 'CREATE') -> None:
+    heat.stack('c1', [], owner_id='s1', parent_resource_name='r1', status=status, action=action)
+
+
+def test_a_nested_stack_that_begins_late_is_waited_for_and_kept(
+        heat: Heat, sender: Sender) -> None:
+    order = heat.order(1)
+    assert heat.state(1)[:2] == ('INIT', 'COMPLETE')
+    nested(heat, 'IN_PROGRESS')
+    sender.follow()
+    assert sender.sent == []
+    heat.change(tables.stack, 'c1', status='COMPLETE')
+    sender.follow()
+    assert (*heat.state(1)[:2], heat.read(1)['nova_instance']) == ('CREATE', 'FAILED', 'c1')
+    sender.follow()
+    assert sender.sent == [(1, 'me')]
+    assert sender.delivery.use(order.id)
+
+
+@pytest.mark.parametrize('action', ['CREATE', 'UPDATE'])
+def test_a_message_that_meets_a_nested_stack_at_work_is_sent_again_later(
+        heat: Heat, sender: Sender, action: str) -> None:
+    """A check would interrupt it."""
+    if action == 'UPDATE':
+        heat.change(tables.stack, 's1', action='UPDATE')
+        nested(heat, 'COMPLETE')
+    order = heat.order(1, action=action, nova_instance='c1' if action == 'UPDATE' else None)
+    sender.follow()
+    if action == 'UPDATE':
+        heat.change(tables.stack, 'c1', action='UPDATE', status='IN_PROGRESS')
+    else:
+        nested(heat, 'IN_PROGRESS')
+    assert not sender.delivery.use(order.id)
+    assert heat.found(order).status == 'claimed'
+    sender.follow()
+    assert len(sender.sent) == 1
+    heat.change(tables.stack, 'c1', status='COMPLETE')
+    for _ in range(2 if action == 'CREATE' else 1):
+        sender.follow()
+    assert len(sender.sent) == 2
+    assert sender.delivery.use(order.id)
+
+
+# What is worked on alone.
 # What is worked on alone.
 
 def test_what_may_kill_is_worked_on_here_one_at_a_time(heat: Heat, sender: Sender) -> None:
@@ -122,6 +168,7 @@ def could_interrupt(heat: Heat) -> None:
     """Let a message that is sent again be one that could interrupt a nested stack."""
     heat.stranger()
     heat.stack('c1', [], owner_id='s1', parent_resource_name='r1', status='COMPLETE')
+    heat.change(tables.resource, 1, action='CREATE', status='FAILED', nova_instance='c1')
 
 
 def could_replace_twice(heat: Heat) -> None:

@@ -231,7 +231,7 @@ def test_the_order_says_all_that_was_known(heat: Heat) -> None:
     assert entry.detail == {
         'plan': 'replace', 'reason': 'it may exist half-made', 'stack_id': 's1',
         'stack_name': 'name of s1', 'operation': f'CREATE {created}', 'traversal': 't1 of s1',
-        'resource': 'r1', 'resource_id': 1, 'state': 'CREATE_IN_PROGRESS',
+        'template': 2, 'resource': 'r1', 'resource_id': 1, 'state': 'CREATE_IN_PROGRESS',
         'physical_id': 'server-1', 'replaces': 77, 'blamed': True, 'revives': False}
 
 
@@ -555,13 +555,19 @@ def test_an_engine_that_held_two_rows_of_one_name_died_once(heat: Heat) -> None:
     assert heat.take_over(rules=rules) == {1: Plan.CREATE_AGAIN, 10: Plan.CREATE_AGAIN}
 
 
+ROLLED_BACK: dict[str, Any] = {
+    'action': 'ROLLBACK', 'raw_template_id': 1, 'prev_raw_template_id': 2}
+"""As Heat rolls a stack back that was on its way to template 2."""
+
+
 @pytest.mark.parametrize(('values', 'expected'), [
     ({'status': 'FAILED'}, ['dead']), ({'current_traversal': 't2'}, ['dead']),
-    ({'action': 'UPDATE'}, []), ({'action': 'ROLLBACK'}, ['dead']),
+    ({'action': 'UPDATE'}, []), (ROLLED_BACK, ['dead']),
     ({'updated_at': tables.ago(-60)}, []),
-    ({'action': 'ROLLBACK', 'updated_at': tables.ago(-60)}, ['dead']),
+    ({**ROLLED_BACK, 'updated_at': tables.ago(-60)}, ['dead']),
+    ({**ROLLED_BACK, 'prev_raw_template_id': 3}, []),
 ], ids=['the same', 'restarted', 'another action', 'rolled back', 'a later one',
-        'rolled back later'])
+        'rolled back later', 'another is rolled back'])
 def test_the_deaths_of_another_operation_do_not_count(
         heat: Heat, values: dict[str, Any], expected: list[str]) -> None:
     heat.resource(1)
@@ -577,7 +583,7 @@ def test_a_rollback_belongs_to_the_operation_before_it_and_to_no_earlier_one(hea
     second = heat.ended('second')
     heat.resource(2, name='r1', engine_id='second')
     heat.take_over(second)
-    heat.change(tables.stack, 's1', action='ROLLBACK', updated_at=tables.ago(0))
+    heat.change(tables.stack, 's1', **ROLLED_BACK, updated_at=tables.ago(0))
     assert heat.rows.deaths(heat.the_stack(), 'r1') == ['second']
 
 

@@ -146,7 +146,8 @@ def test_who_is_silent_and_owns_nothing_costs_no_look_at_the_stacks(
     crew.engine('killed', RECOVER, silent=3600)
     live: Any = crew.live('survivor', ENGINE)
     asked: list[set[str]] = []
-    monkeypatch.setattr(live.work._rows, 'holders', lambda those: asked.append(those) or set())
+    monkeypatch.setattr(live.work._rows.claims, 'holders',
+                        lambda those: asked.append(those) or set())
     crew.run(live, 20)
     assert live.work.silent == set()
     assert asked == []

@@ -340,10 +340,25 @@ def test_on_time_alone_nothing_is_replaced_where_somebody_knows_no_tokens(
     ids=['not made yet', 'done', 'failed', 'old'])
 def test_what_cannot_be_replaced_is_sent_again_on_time_alone(
         heat: Heat, observer: Observer, values: dict[str, Any]) -> None:
-    hang(heat, ONE, CLEANUP, action='UPDATE', row={**OLD, **values})
+    hang(heat, ONE, action='UPDATE', row={**OLD, **values})
     observer.endings = []
     sent = {finding.node for finding in observer.watch(preempts=True)}
-    assert sent == {CLEANUP} | ({ONE} if values.keys() - {'status'} else set())
+    assert sent == ({ONE} if values.keys() - {'status'} else set())
+
+
+def test_a_cleanup_is_sent_again_on_time_alone_only_after_very_long_where_somebody_knows_no_tokens(
+        heat: Heat, observer: Observer) -> None:
+    """Two engines that delete the same at once fail it."""
+    observer.endings = []
+    hang(heat, CLEANUP, action='DELETE', row={'action': 'CREATE'})
+    assert observer.watch(preempts=True) == []
+    found: list[Finding] = []
+    for _ in range(8):
+        found += observer.look(QUIET, preempts=True)
+    assert found == []
+    assert told(observer.look(QUIET, preempts=True)) == [('s1', 'send again', CLEANUP, 'r1')]
+    observer.endings = [Ending('dead', 0.0, blamed=True)]
+    assert told(observer.look(QUIET, preempts=True)) == [('s1', 'send again', CLEANUP, 'r1')]
 
 
 def test_each_ending_explains_what_is_lost_once(heat: Heat, observer: Observer) -> None:
@@ -685,6 +700,22 @@ def test_a_replacement_is_checked_itself_unless_it_failed(
     assert targets(heat) == (workers, target)
 
 
+def test_a_replacement_for_an_operation_that_was_overtaken_is_none(heat: Heat) -> None:
+    """An engine that was late may make one when the graph is another already."""
+    hang(heat, action='ROLLBACK', row={'action': 'CREATE', 'replaced_by': 2},
+         raw_template_id=1, prev_raw_template_id=2)
+    heat.resource(2, **{**IDLE, 'name': 'r1', 'replaces': 1, 'current_template_id': 2})
+    view = heat.rows.view('s1')
+    assert view is not None
+    assert sweep.target(view, ONE) == 1
+    assert view.node(view.resources[2]) is None
+    heat.change(tables.resource, 2, current_template_id=1)
+    view = heat.rows.view('s1')
+    assert view is not None
+    assert sweep.target(view, ONE) == 2
+    assert view.node(view.resources[2]) == ONE
+
+
 def test_what_is_cleaned_up_is_checked_itself_whatever_replaces_it(heat: Heat) -> None:
     hang(heat, CLEANUP)
     heat.resource(10, **IDLE, replaces=1)
@@ -768,6 +799,16 @@ def test_what_waits_for_another_try_is_not_lost_yet(
     assert observer.watch(**pause) == []
     assert observer.look(QUIET, **pause) == []
     assert told(observer.look(QUIET, **pause)) == [('s1', 'send again', ONE, 'r1')]
+
+
+def test_a_replacement_that_waits_for_another_try_is_not_lost_yet(
+        heat: Heat, observer: Observer) -> None:
+    """Heat deletes it between two tries; another would be made beside it."""
+    hang(heat, action='UPDATE', row={'action': 'CREATE', 'replaced_by': 2})
+    heat.resource(2, **{**IDLE, 'name': 'r1', 'action': 'DELETE', 'replaces': 1,
+                        'current_template_id': 2})
+    assert observer.watch(retry_pause=QUIET + 50) == []
+    assert told(observer.look(QUIET, retry_pause=QUIET + 50)) == [SENT]
 
 
 @pytest.mark.parametrize('values', [

@@ -14,12 +14,13 @@
 
 import datetime
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import pytest
 
 from heat_liveness import conf, errors
 from heat_liveness import engine as engines
+from heat_liveness.db import models
 from heat_liveness.heat import watcher
 from tests.databases import heat_tables as tables
 from tests.databases.heat_tables import Heat
@@ -190,6 +191,31 @@ def test_an_engine_with_a_row_of_ours_is_not_watched(fleet: Fleet) -> None:
     fleet.die(fleet.heat.other)
     assert fleet.look(600) == set()
     assert fleet.heat.row(fleet.heat.other).live
+
+
+def test_an_engine_of_another_version_is_not_watched(fleet: Fleet) -> None:
+    """It beats for its own kind, and would end itself if it was declared dead."""
+    fleet.heat.engine('e1')
+    fleet.heat.run(models.service.update().where(models.service.c.engine_id == 'e1').values(
+        protocol=engines.PROTOCOL_VERSION + 1))
+    fleet.die('e1')
+    assert fleet.look(1000) == set()
+    assert fleet.heat.row('e1').live
+
+
+def test_to_ask_many_engines_is_no_gap(
+        fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What holds work and stays dead is asked for ever, and each waits for its answer."""
+    def ask(those: Collection[watcher.Observed]) -> list[bool | None]:
+        fleet.clock.forward(40.0 if those else 0.0)
+        return [engine.engine_id not in fleet.silent for engine in those]
+
+    monkeypatch.setattr(fleet.watcher, '_ask', ask)
+    fleet.die('e1')
+    assert fleet.look(1000) == {'e1'}
+    fleet.start('e2')
+    fleet.die('e2')
+    assert fleet.look(1000) == {'e2'}
 
 
 def test_one_that_comes_back_gets_its_name_back(

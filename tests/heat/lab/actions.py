@@ -35,7 +35,8 @@ class Action:
     ``prepare`` and ``stage`` bring a stack to where ``begin`` can ask for the action; while one
     stack is staged, no other is worked on.  It is held in
     ``handler`` of the resources that ``held`` matches; if these are in a nested stack,
-    ``inner`` matches the name of that, and else that of the stack itself.
+    ``inner`` matches the name of that, and else that of the stack itself.  Heat is at ``width``
+    of them at a time.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Action:
     template: Callable[..., Mapping[str, object]] = templates.layered
     held: str = 'wide?'
     inner: str = ''
+    width: int = templates.WIDTH
     stage: Callable[[Fleet, Stack], None] = _nothing
 
     @property
@@ -133,8 +135,12 @@ _FLAT = [
 ]
 
 
-def _nested(prefix: str, template: Callable[..., Mapping[str, object]], held: str) -> list[Action]:
-    """Return the actions of a stack whose held resources are in a stack nested in it."""
+def _nested(prefix: str, template: Callable[..., Mapping[str, object]], held: str,
+            updates: int = templates.WIDTH) -> list[Action]:
+    """Return the actions of a stack whose held resources are in a stack nested in it.
+
+    :param updates: how many of these are updated at a time
+    """
     def create(fleet: Fleet, stack: Stack) -> None:
         stack.create(template())
 
@@ -148,7 +154,8 @@ def _nested(prefix: str, template: Callable[..., Mapping[str, object]], held: st
     new = functools.partial(Action, template=template, held=held, inner='*-group-*')
     return [
         new(f'{prefix}-create', 'create', 'CREATE_COMPLETE', _nothing, create),
-        new(f'{prefix}-update', 'update', 'UPDATE_COMPLETE', created, update),
+        new(f'{prefix}-update', 'update', 'UPDATE_COMPLETE', created, update,
+            width=updates),
         new(f'{prefix}-delete', 'delete', GONE, created, lambda fleet, stack: stack.delete()),
         new(f'{prefix}-check', 'check', 'CHECK_COMPLETE', created,
             lambda fleet, stack: stack.check()),
@@ -159,5 +166,5 @@ ACTIONS = {action.name: action for action in [
     *_FLAT,
     *_nested('group', templates.grouped, '[0-2]'),
     *_nested('scaling', functools.partial(
-        templates.grouped, kind='OS::Heat::AutoScalingGroup'), '????????????'),
+        templates.grouped, kind='OS::Heat::AutoScalingGroup'), '????????????', updates=1),
 ]}

@@ -159,7 +159,7 @@ class Cell:
             family = stack.family
             found = [engine_id for (stack_id, _), engine_id in fleet.working_on().items()
                      if stack_id in family]
-            return found if len(found) == 3 + bool(self._action.inner) else []
+            return found if len(found) == self._action.width + bool(self._action.inner) else []
 
         held = wait_until(locks, STRIKE_SECONDS, 'The locks')
         if self._action.inner:

@@ -42,6 +42,10 @@ def assert_at_rest(fleet: Fleet, stack: Stack) -> None:
     wait_until(lambda: not sync_points(fleet, family), REST_SECONDS,
                'The end of the sync points')
     wait_until(lambda: not duplicates(stack), REST_SECONDS, 'The end of all but one row of each')
+    # What has failed is ended for good when its traversal is: before that, Heat drops an update.
+    wait_until(lambda: not fleet.sql(
+        'SELECT id FROM stack WHERE id IN %s AND status = %s AND current_traversal != %s', family,
+        'FAILED', ''), REST_SECONDS, 'The end of the traversal')
     assert not fleet.sql('SELECT id FROM stack WHERE id IN %s AND status = %s', family,
                          'IN_PROGRESS')
 

@@ -21,15 +21,19 @@ from typing import Any
 
 import pytest
 from bench import CONVERGENT, LIVES, Bench, _found
+from heat.common import exception
 from heat.engine import service, worker
 from heat.engine import stack as heat_stack
+from heat.engine import template as templatem
 from heat.engine.resources import stack_resource
-from heat.rpc import worker_client
+from heat.rpc import client, worker_client
+from heat.tests import utils
 from heat.tests.convergence.framework import engine_wrapper
+from heat.tests.engine import tools
 from oslo_config import cfg
 
 from heat_liveness import conf
-from heat_liveness.heat import bridge
+from heat_liveness.heat import bridge, calls
 
 
 class Recorder:
@@ -107,6 +111,49 @@ def test_a_nested_stack_is_not_interrupted_by_a_copy_of_a_message(
         _handle_cancel=lambda: interrupted.append('it')))
     assert life.said == [('a stack', 'a traversal')]
     assert interrupted == ([] if twice else ['it'])
+
+
+@pytest.mark.usefixtures('life')
+@pytest.mark.parametrize(('owner', 'resource'), [
+    ('a parent', 'a group'), ('another', 'a group'), ('a parent', 'another')])
+def test_a_nested_stack_that_a_dead_engine_has_asked_for_is_taken(
+        monkeypatch: pytest.MonkeyPatch, owner: str, resource: str) -> None:
+    ctxt = utils.dummy_context()
+    child = tools.get_stack('a name', ctxt)
+    child.owner_id, child.parent_resource_name = 'a parent', 'a group'
+    child_id = child.store()
+    spare = templatem.Template.create_empty_template().store(ctxt)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise exception.StackExists(stack_name='a name')
+
+    monkeypatch.setattr(client.EngineClient, 'call', refuse)
+
+    def create() -> Any:
+        return client.EngineClient()._create_stack(
+            ctxt, 'a name', None, {}, {}, {}, owner_id=owner, parent_resource_name=resource,
+            template_id=spare)
+
+    if (owner, resource) != ('a parent', 'a group'):
+        with pytest.raises(exception.StackExists):
+            create()
+        return
+    assert create() == {'stack_id': child_id}
+    # Heat stores the template before it asks, and removes it if it is refused.
+    with pytest.raises(exception.NotFound):
+        templatem.Template.load(ctxt, spare)
+
+
+@pytest.mark.usefixtures('life')
+def test_a_nested_stack_that_is_deleted_is_loaded_without_its_parents_credentials() -> None:
+    """These are gone when its parent is; it is still to be purged."""
+    child = tools.get_stack('a name', utils.dummy_context())
+    child.owner_id, child.user_creds_id = 'a parent', None
+    child.action, child.status = 'DELETE', 'COMPLETE'
+    child_id = child.store()
+    found = calls.load(child_id)
+    assert found is not None
+    assert found.id == child_id
 
 
 @pytest.mark.usefixtures('life')
