@@ -60,7 +60,7 @@ def test_each_guard_stands_in_the_table_once() -> None:
     assert rows == [guard.name for guard in GUARDS]
 
 
-@pytest.mark.parametrize('name', ['poison', 'leaving', 'claims'])
+@pytest.mark.parametrize('name', ['poison', 'leaving', 'claims', 'trouble'])
 def test_histories_of_the_model_are_good_ones(name: str) -> None:
     """The checker finds nothing in what the model allows."""
     config = worlds.WORLDS[name]

@@ -25,6 +25,9 @@ WORLDS = {
     'claims': Config(locks=2, owners=(0, 0), ticks=0, faults=3, machines=_ONE_MACHINE,
                      budgets={'crash': 2, 'unclear': 1}, progress=False, observed=_ANY,
                      converges=True),
+    # One of each kind of trouble, any three of them, and two locks.
+    'trouble': Config(locks=2, owners=(0, 0), ticks=5, faults=3, progress=False,
+                      budgets={'crash': 1, 'stop': 1, 'unclear': 1, 'step': 1}),
     # Work that kills, beside work that does not.
     'poison': Config(engines=4, locks=2, owners=(0, 0), poison=(0,), faults=1, ticks=0,
                      budgets={'unclear': 1}, observers=(1, 2, 3), observed=(0, 1, 2),
