@@ -119,19 +119,18 @@ def test_a_nested_stack_is_not_interrupted_by_a_copy_of_a_message(
 def test_a_nested_stack_that_a_dead_engine_has_asked_for_is_taken(
         monkeypatch: pytest.MonkeyPatch, owner: str, resource: str) -> None:
     ctxt = utils.dummy_context()
-    child = tools.get_stack('a name', ctxt)
-    child.owner_id, child.parent_resource_name = 'a parent', 'a group'
-    child_id = child.store()
+    child_id = tools.get_stack(
+        'a-name', ctxt, owner_id='a parent', parent_resource='a group').store()
     spare = templatem.Template.create_empty_template().store(ctxt)
 
     def refuse(*_: object, **__: object) -> None:
-        raise exception.StackExists(stack_name='a name')
+        raise exception.StackExists(stack_name='a-name')
 
     monkeypatch.setattr(client.EngineClient, 'call', refuse)
 
     def create() -> Any:
         return client.EngineClient()._create_stack(
-            ctxt, 'a name', None, {}, {}, {}, owner_id=owner, parent_resource_name=resource,
+            ctxt, 'a-name', None, {}, {}, {}, owner_id=owner, parent_resource_name=resource,
             template_id=spare)
 
     if (owner, resource) != ('a parent', 'a group'):
@@ -147,7 +146,7 @@ def test_a_nested_stack_that_a_dead_engine_has_asked_for_is_taken(
 @pytest.mark.usefixtures('life')
 def test_a_nested_stack_that_is_deleted_is_loaded_without_its_parents_credentials() -> None:
     """These are gone when its parent is; it is still to be purged."""
-    child = tools.get_stack('a name', utils.dummy_context())
+    child = tools.get_stack('a-name', utils.dummy_context())
     child.owner_id, child.user_creds_id = 'a parent', None
     child.action, child.status = 'DELETE', 'COMPLETE'
     child_id = child.store()
