@@ -26,6 +26,7 @@ from heat.engine import service, worker
 from heat.engine import stack as heat_stack
 from heat.engine import template as templatem
 from heat.engine.resources import stack_resource
+from heat.objects import stack as stack_objects
 from heat.rpc import client, worker_client
 from heat.tests import utils
 from heat.tests.convergence.framework import engine_wrapper
@@ -146,10 +147,11 @@ def test_a_nested_stack_that_a_dead_engine_has_asked_for_is_taken(
 @pytest.mark.usefixtures('life')
 def test_a_nested_stack_that_is_deleted_is_loaded_without_its_parents_credentials() -> None:
     """These are gone when its parent is; it is still to be purged."""
-    child = tools.get_stack('a-name', utils.dummy_context())
-    child.owner_id, child.user_creds_id = 'a parent', None
+    ctxt = utils.dummy_context()
+    child = tools.get_stack('a-name', ctxt, owner_id='a parent')
     child.action, child.status = 'DELETE', 'COMPLETE'
     child_id = child.store()
+    stack_objects.Stack.update_by_id(ctxt, child_id, {'user_creds_id': None})
     found = calls.load(child_id)
     assert found is not None
     assert found.id == child_id
