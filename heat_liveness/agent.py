@@ -45,6 +45,9 @@ from heat_liveness.work import Context, WorkStore
 
 LOG = logging.getLogger(__name__)
 
+_LEAVE_SECONDS = 3.0
+"""How long before its end an engine leaves that is not done; less where it has little time."""
+
 EXIT_DEAD = 75
 """Exit status of an engine that was declared dead: temporary failure, start it again."""
 
@@ -95,6 +98,7 @@ class Liveness:
         self.takeover = takeover.Takeover(identity, settings, self.work, members,
                                           Journal(database), self.gate, self._clock, chance)
         self._stop = threading.Event()
+        self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
         self._taken: dict[str, float] = {}
         """When each thread took its last step."""
@@ -232,7 +236,24 @@ class Liveness:
                 thread.join()
         if self.joined:
             self._leave()
+        self._stopped.set()
         self._database.close()
+
+    def leave_within(self, seconds: float) -> None:
+        """Leave with work unfinished, shortly before this process is ended with it.
+
+        An engine that is ended would be found dead, and its work blamed for that.
+
+        :param seconds: how long the engine may take to stop; 0 for as long as it likes
+        """
+        if seconds:
+            threading.Thread(
+                target=self._leave_in_time, name='liveness-leave', daemon=True,
+                args=(seconds - min(_LEAVE_SECONDS, seconds / 4),)).start()
+
+    def _leave_in_time(self, seconds: float) -> None:
+        if not self._stopped.wait(seconds):
+            self.give_up(f'its work takes longer than the {seconds:g} s that it has to stop')
 
     def give_up(self, reason: str) -> None:
         """Leave although work is left, and end this process: the others finish the work.

@@ -43,6 +43,7 @@ that left do not count.
 """
 
 import dataclasses
+import datetime
 import logging
 import math
 from collections.abc import Sequence
@@ -101,8 +102,9 @@ class View:
 @dataclasses.dataclass
 class _Candidate:
     report_count: int
+    updated_at: datetime.datetime | None
     since: float
-    """Seconds of good view when it was first read with this count."""
+    """Seconds of good view when it was first read so."""
     warned: bool = False
 
 
@@ -174,8 +176,10 @@ class Observer:
         self._candidates = {}
         for row in late:
             candidate = known.get(row.engine_id)
-            if candidate is None or candidate.report_count != row.report_count:
-                candidate = _Candidate(row.report_count, seen)
+            # A count may fall, by a failover, and rise again to where it was.
+            if candidate is None or (candidate.report_count, candidate.updated_at) != (
+                    row.report_count, row.updated_at):
+                candidate = _Candidate(row.report_count, row.updated_at, seen)
                 LOG.debug('Engine %s on %s is a candidate: its beat is %.1f s old.',
                           row.engine_id, row.host, row.age)
             self._candidates[row.engine_id] = candidate

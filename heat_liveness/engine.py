@@ -34,6 +34,7 @@ about it, and the kernel's answer settles a death at once.  It is asked with car
 import dataclasses
 import enum
 import os
+import pathlib
 import uuid
 
 PROTOCOL_VERSION = 1
@@ -61,7 +62,9 @@ class Process:
         stat = _stat(pid)
         try:
             with open('/proc/sys/kernel/random/boot_id', encoding='ascii') as file:
-                boot_id = file.read().strip()
+                # A /proc of another namespace tells of other processes under these numbers.
+                here = pathlib.Path('/proc/self').readlink() == pathlib.Path(str(pid))
+                boot_id = file.read().strip() if here else ''
             pid_namespace = os.stat('/proc/self/ns/pid').st_ino
             time_namespace = os.stat('/proc/self/ns/time').st_ino
         except OSError:

@@ -113,7 +113,8 @@ class Gate:
     @property
     def held(self) -> bool:
         """Whether the gate is closed until a beat succeeds."""
-        return self._clock.now() >= self.closes_at
+        # Not by comparing two looks at the clock: the second is later, and it would be open.
+        return self._last_good is None or self._clock.now() >= self.closes_at
 
     def good_beat(self, started: float) -> None:
         """Open the gate for ``fence_time`` from the start of a beat that succeeded."""

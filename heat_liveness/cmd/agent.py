@@ -199,6 +199,7 @@ class Worker:
     def stop(self) -> None:
         """Drain and leave."""
         if self._live is not None:
+            self._live.leave_within(self.config.graceful_shutdown_timeout)
             self._live.stop()
 
 

@@ -43,8 +43,6 @@ from heat_liveness import engine as engines
 LOG = logging.getLogger(__name__)
 
 _ASK_AGAIN_SECONDS = 1.0
-_LEAVE_SECONDS = 3.0
-"""How long before its end an engine leaves that is not done; less where it has little time."""
 
 
 class EngineLifecycle:
@@ -194,17 +192,9 @@ class EngineLifecycle:
             if self._live is not None and self._live.joined:
                 self._live.drain()
                 self._work.stopping()
-                timeout = self._config.graceful_shutdown_timeout
-                if timeout:
-                    threading.Thread(
-                        target=self._leave_in_time, name='liveness-leave', daemon=True,
-                        args=(timeout - min(_LEAVE_SECONDS, timeout / 4),)).start()
+                self._live.leave_within(self._config.graceful_shutdown_timeout)
         except Exception:
             LOG.exception('The others were not told that this engine stops.')
-
-    def _leave_in_time(self, seconds: float) -> None:
-        if not self._stopped.wait(seconds) and self._live is not None:
-            self._live.give_up(f'its work takes longer than the {seconds:g} s that it has to stop')
 
     def stopped(self) -> None:
         """Leave: the last lock is released."""

@@ -234,10 +234,20 @@ class NativeWork:
             chosen = self._together(strays)[:self.room()]
             self.doubts = len(chosen) < len(strays)
             # A task that ended between the two looks is no stray: its row has changed.
-            return self._start(self._locks.reclaim(chosen, self._me))
+            return sum(self._reclaim(row) for row in chosen)
         except errors.UnclearOutcome:
             self.doubts = True
             raise
+
+    def _reclaim(self, row: HeldLock) -> int:
+        """Claim a stray, and start it at once: what fails with the next must not keep it back."""
+        try:
+            return self._start(self._locks.reclaim([row], self._me))
+        except errors.Contended as error:
+            self.doubts = True
+            LOG.debug('Lock %s could not be claimed again; that is tried again soon: %s',
+                      row.name, error)
+            return 0
 
     def _together(self, strays: Sequence[HeldLock]) -> list[HeldLock]:
         """Return those that may run beside what runs and beside each other, as after a takeover.

@@ -177,6 +177,23 @@ def test_the_task_of_a_killed_worker_is_finished_by_the_others(agent: Agent) -> 
     assert (dead.state, dead.evidence) == ('dead', 'kernel')
 
 
+def test_who_works_still_when_its_time_to_stop_is_over_leaves_and_its_work_is_not_blamed(
+        agent: Agent) -> None:
+    """oslo.service ends it otherwise, and the others find it dead."""
+    agent.sync()
+    with (agent.folder / 'agent.conf').open('a') as file:
+        file.write('[DEFAULT]\ngraceful_shutdown_timeout = 2\n')
+    agent.start()
+    engine, = agent.wait_until_up(1)
+    done = give_work(agent, engine)
+    agent.signal(signal.SIGHUP)
+    wait_until(lambda: row(agent).engine_id not in {engine.engine_id, None}, 60, 'The takeover')
+    old = next(each for each in agent.rows if each.engine_id == engine.engine_id)
+    assert (old.state, row(agent).takeovers) == ('left', 0)
+    done.touch()
+    wait_until(lambda: row(agent).status == 'complete', 30, 'The end of the task')
+
+
 def test_workers_leave_when_their_master_is_killed(agent: Agent) -> None:
     agent.sync()
     agent.start()

@@ -12,6 +12,8 @@
 
 """Who is declared dead, by whom, when, and above all who is not."""
 
+import datetime
+
 import pytest
 
 from heat_liveness import conf, detection, errors
@@ -178,6 +180,15 @@ def test_a_count_that_moved_starts_the_watch_afresh_downwards_too(fleet: Fleet) 
     fleet.engines['d'].silent = True
     fleet.run(SETTINGS.service_down_time - 5)
     fleet.table.change('d', report_count=fleet.table.rows['d'].report_count - 1)
+    assert seconds_to_death(fleet, 'd') >= SETTINGS.window
+
+
+def test_a_count_that_fell_and_rose_to_where_it_was_starts_the_watch_afresh(
+        fleet: Fleet) -> None:
+    """A failover loses beats, and as many come after it, before the next look."""
+    fleet.engines['d'].silent = True
+    fleet.run(SETTINGS.service_down_time - 5)
+    fleet.table.change('d', updated_at=fakes.EPOCH + datetime.timedelta(seconds=1))
     assert seconds_to_death(fleet, 'd') >= SETTINGS.window
 
 

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from heat_liveness import clock as clocks
 from heat_liveness import errors, fence
 from heat_liveness.clock import BootClock
 from tests.bed import waiting
@@ -44,6 +45,14 @@ def test_a_gate_is_closed_until_the_first_beat(gate: fence.Gate, clock: fakes.Cl
     assert gate.held
     assert gate.closes_at == clock.now()
     with pytest.raises(errors.EngineHeld, match=r'^No beat has reached the database for 20 s, so'):
+        gate.check()
+
+
+def test_a_gate_is_closed_until_the_first_beat_by_a_clock_that_goes_on_meanwhile() -> None:
+    """I6: an engine whose join was unclear is seen by the others, and may be declared dead."""
+    gate = fence.Gate(20, clocks.BootClock())
+    assert gate.held
+    with pytest.raises(errors.EngineHeld):
         gate.check()
 
 

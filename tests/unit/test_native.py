@@ -16,7 +16,7 @@ import dataclasses
 import logging
 import pathlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -581,6 +581,26 @@ def test_a_reclaim_without_a_reply_is_made_again(
     assert node.work.doubts
     assert node.work.reclaim() == 1
     assert found(locks, 'x').generation == 3
+
+
+def test_a_stray_that_somebody_has_locked_keeps_no_other_back(
+        node: Node, locks: Locks, handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I8."""
+    for name in 'xyz':
+        locks.acquire(name, 'wait', None, 'me')
+    reclaim = Locks.reclaim
+
+    def contend(self: Locks, rows: Sequence[HeldLock], engine_id: str) -> list[HeldLock]:
+        if any(row.name == 'y' for row in rows):
+            raise errors.Contended('1205')
+        return reclaim(self, rows, engine_id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Locks, 'reclaim', contend)
+        assert node.work.reclaim() == 2
+        assert node.work.doubts
+    assert node.work.reclaim() == 1
+    assert {row.generation for row in locks.search()} == {2}
 
 
 def test_what_runs_is_not_reclaimed(node: Node, locks: Locks) -> None:
