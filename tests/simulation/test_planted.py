@@ -97,7 +97,7 @@ BUGS = (
         replaced=((rooms.Locks, 'acquire', _acquire_and_ask),)),
     Bug('a window does not ask how long its engine may go on', {6}, 1002360,
         replaced=((conf, 'window_for', lambda fence_time: 0.0),)),
-    Bug('who had nothing when he ended is never asked about again', {8}, 1003240,
+    Bug('who had nothing when he ended is never asked about again', {8}, 1003440,
         replaced=((takeover.Takeover, '_again', lambda self, ended, now: []),)),
     Bug('poison is left by the quarantine alone', {10}, 1005620,
         replaced=((rooms.Locks, 'take_over', _take_poison_too),)),
