@@ -163,12 +163,12 @@ class HeatRows:
 
     @again_if_contended
     def own_nested(self, order: orders.Order, row: Resource, child_id: str,
-                   seen: orders.Seen | None, engine_id: str) -> None:
+                   seen: orders.Seen, engine_id: str) -> None:
         """Let a resource that was thought not to be made have its nested stack, if it is as read.
 
         As a takeover does where it finds one.
 
-        :param seen: as in :meth:`revive`; None if no message has gone out for this order
+        :param seen: as in :meth:`revive`
         :param engine_id: as in :meth:`revive`
         """
         with self._database.transaction() as connection:

@@ -49,9 +49,9 @@ def rules(settings: conf.Settings, owner: ServiceRow, only: Collection[str] | No
           tokened: bool) -> claims.Rules:
     """Return what decides, beside the rows themselves, about what an engine has left behind."""
     return claims.Rules(max_takeovers=settings.max_takeovers, only=only, tokened=tokened,
-                      abandons=bool(cfg.CONF.enable_stack_abandon),
-                      # One that never beat for us has no fence.
-                      fenced=owner.judged)
+                        abandons=bool(cfg.CONF.enable_stack_abandon),
+                        # One that never beat for us has no fence.
+                        fenced=owner.judged)
 
 
 def policy(settings: conf.Settings, *, preempts: bool) -> sweep.Policy:
@@ -107,10 +107,9 @@ class HeatWork:
         self._waiting = {key: until for key, until in self._waiting.items() if until > now}
         try:
             adopted = self._orders.adopt(owner, self._me, room, self._only)
-            decided = self._rows.claims.take_over(owner, self._me, room,
-                                           self._left_alone | set(self._waiting),
-                                           rules(self._settings, owner, self._only,
-                                                 tokened=self.delivery.tokened))
+            decided = self._rows.claims.take_over(
+                owner, self._me, room, self._left_alone | set(self._waiting),
+                rules(self._settings, owner, self._only, tokened=self.delivery.tokened))
         except errors.UnclearOutcome:
             self.doubts = True
             raise

@@ -14,6 +14,7 @@
 
 import dataclasses
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -193,3 +194,12 @@ def test_a_program_may_have_any_name(start: Callable[..., Any]) -> None:
 def test_a_number_that_no_process_has_proves_nothing() -> None:
     me = engine.Process.current()
     assert engine.prove(dataclasses.replace(me, pid=2**40), me) is engine.Proof.NONE
+
+
+def test_a_proc_of_another_namespace_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tells of other processes under the same numbers."""
+    me = Process.current()
+    assert me.boot_id
+    monkeypatch.setattr(pathlib.Path, 'readlink', lambda self: pathlib.Path('1'))
+    assert Process.current().boot_id == ''
+    assert prove(me, me) is Proof.NONE
