@@ -63,11 +63,12 @@ class ObservedWork(HeatWork):
         super().search()
 
     def _look_at_all(self) -> None:
+        # First, so that these are carried out with what else is found.
+        for stack in self._rows.half_deleted():
+            self._end_delete(stack)
         super()._look_at_all()
         # Of those who are silent no longer some were declared dead meanwhile.
         self._relieve()
-        for stack in self._rows.half_deleted():
-            self._end_delete(stack)
 
     def _relieve(self) -> None:
         for row in self.ended():

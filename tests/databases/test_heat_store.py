@@ -23,6 +23,7 @@ from heat_liveness import engine as engines
 from heat_liveness.db import models, times
 from heat_liveness.db.database import Database
 from heat_liveness.heat import bridge
+from heat_liveness.heat.plans import Plan
 from tests.databases import heat_tables as tables
 from tests.databases.heat_rooms import Rooms
 from tests.databases.heat_tables import Heat
@@ -245,6 +246,21 @@ def test_deletes_that_failed_at_their_project_are_looked_for_at_each_sweep_by_wh
     monkeypatch.setattr(live.work._rows, 'half_deleted', lambda: asked.append(True) or [])
     crew.run(live, 30)
     assert len(asked) == sweeps
+
+
+def test_a_delete_that_failed_at_its_project_is_ended_in_the_sweep_that_finds_it(
+        crew: Crew, rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
+    heat = crew.heat
+    heat.stack('a', action='DELETE', status='FAILED',
+               status_reason='Error deleting project: no')
+    giver = crew.engine('giver', ENGINE)
+    assert heat.orders.stack(heat.the_stack('a'), Plan.FINISH, 'a reason', giver)
+    live: Any = crew.live('agent', AGENT, rooms.observed.ObservedWork)
+    begun: list[Plan | None] = []
+    monkeypatch.setattr(live.work.delivery, 'carry_out',
+                        lambda found: begun.extend(order.plan for order in found) or len(found))
+    live.scan()
+    assert Plan.END_DELETE in begun
 
 
 @pytest.mark.parametrize('knows_us', [False, True])

@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 
 GONE = 'gone'
 STATE_SECONDS = 240.0
-WRONG_SECONDS = 15.0
+WRONG_SECONDS = 45.0
+"""How long a stack may stand in a state that is neither wanted nor in progress.
+
+An agent sees a delete that failed at its project in its next sweep, and then asks Keystone.
+"""
 
 
 class Stack:
