@@ -226,7 +226,7 @@ class Settings:
     @property
     def candidate_age(self) -> float:
         """Age of a beat, by the database's time, that makes its row a candidate (c)."""
-        return max(1.5 * self.report_interval, JITTER * self.report_interval + 1.0)
+        return candidate_age_for(self.report_interval)
 
     @property
     def window(self) -> float:
@@ -306,6 +306,11 @@ def reloaded(conf: cfg.ConfigOpts, last_good: Settings) -> Settings:
     except errors.ConfigError as error:
         LOG.error('The options of before are kept: %s', error)
         return last_good
+
+
+def candidate_age_for(report_interval: float) -> float:
+    """Return the age in seconds at which a beat is late, of an engine that beats so often."""
+    return max(1.5 * report_interval, JITTER * report_interval + 1.0)
 
 
 def window_for(fence_time: float) -> float:

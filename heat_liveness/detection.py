@@ -215,7 +215,9 @@ class Observer:
         # Those whose loss made it wait are remembered for as long as it waits.
         machines, lost = self._members.machines(
             self._me, self._settings.service_down_time + self._settings.breaker_delay)
-        suspect = lost | {row.machine for row in late}
+        # A machine whose engines beat less often than ours is not suspect for that.
+        suspect = lost | {row.machine for row in late if row.age < 0 or row.age > (
+            conf.candidate_age_for(max(self._settings.report_interval, row.report_interval)))}
         tripped = len(suspect) > max(2, len(machines) / 2)
         for row in ripe if tripped else ():
             candidate = self._candidates[row.engine_id]

@@ -25,7 +25,8 @@ one row changed            the engine is alive; the gate opens for ``fence_time`
                            from the *start* of the beat
 an error                   nothing is known and nobody is dead: tried again after
                            ``beat_retry``; one WARNING for the first, one INFO for the end
-no row, and it says dead   the engine ends itself at once
+no row, and it says dead   the engine ends itself at once; where it says what nobody can have
+                           said, it leaves before that, as nobody would take its work over
 no row at all              somebody removed it.  While the last good beat is younger than
                            ``fence_time`` nobody can have called it dead, so it is written
                            again, with a count that nobody has seen, since one that was seen
@@ -177,6 +178,9 @@ class Membership:
         except errors.LivenessError as error:
             self._failed(error)
             return self._settings.beat_retry
+        except Exception:
+            self.failures += 1
+            raise
         if self._failing:
             self._failing = False
             LOG.info('The beats of engine %s reach the database again.', self.identity.engine_id)
@@ -228,14 +232,23 @@ class Membership:
                     self.identity.engine_id)
 
     def _obey(self, row: ServiceRow | None) -> None:
-        if row is not None and not row.live:
+        if row is None or row.live:
+            return
+        if row.ended:
             self._end(f'was declared {row.state} by {row.declared_by} ({row.evidence})')
+        reason = self._shut(f'has the state {row.state!r}, which no engine gives another, so it '
+                            f'is not alive to anybody, nor has it ended; it leaves')
+        self._members.leave(self.identity.engine_id)
+        raise errors.EngineDead(reason)
 
     def _end(self, what: str) -> NoReturn:
+        raise errors.EngineDead(self._shut(what))
+
+    def _shut(self, what: str) -> str:
         reason = (f'Engine {self.identity.engine_id} {what}; it ends, and its supervisor '
                   f'starts a new one.')
         self.gate.shut(reason)
-        raise errors.EngineDead(reason)
+        return reason
 
     def _withhold(self, reason: str) -> None:
         if self._withheld is None:

@@ -23,7 +23,9 @@ re-read, so an engine also claims *from itself* what it owns but neither runs no
 claiming; the generation rises, and whatever is still on the way changes nothing.
 
 **No more than it can run.**  An engine claims what it has room for, so survivors share, and
-the rest is found at the next look.
+the rest is found at the next look.  So is what is left after a ``scan_interval``: where tasks end
+as fast as they are claimed, a sweep would last as long as the backlog, and nobody be watched
+meanwhile.
 
 **Poison.**  Work whose owners died ``max_takeovers`` times is quarantined.  The store takes
 work whose owner has died before one piece at a time, so that bystanders do not share the
@@ -51,6 +53,8 @@ from heat_liveness.db.members import Members, ServiceRow
 from heat_liveness.work import WorkStore
 
 LOG = logging.getLogger(__name__)
+
+_PURGED_AT_ONCE = 100
 
 
 class Takeover:
@@ -101,7 +105,7 @@ class Takeover:
         self._chance.shuffle(due)
         for owner in due:
             try:
-                taken += self._relieve(owner)
+                taken += self._relieve(owner, now + self._settings.scan_interval)
             except (errors.EngineHeld, errors.EngineDead):
                 raise
             except errors.LivenessError as error:
@@ -122,15 +126,16 @@ class Takeover:
         return (self._work.doubts or self._looked_after_itself is None
                 or now - self._looked_after_itself >= self._settings.service_down_time)
 
-    def _relieve(self, owner: ServiceRow) -> int:
+    def _relieve(self, owner: ServiceRow, until: float) -> int:
+        """Take over an owner's work, once at least, and on as long as there is more and time."""
         taken = 0
         while True:
             self._gate.check()
             claim = self._work.claim(owner)
             taken += claim.pieces
-            if not claim.pieces:
+            if not claim.pieces or self._clock.now() >= until:
                 break
-        if claim.more:
+        if claim.pieces or claim.more:
             self._owing[owner.engine_id] = owner
             self._relieved.pop(owner.engine_id, None)
         else:
@@ -142,25 +147,31 @@ class Takeover:
         return taken
 
     def forget(self) -> None:
-        """Remove, now and then, what nobody needs any more.
+        """Remove, every ten times ``service_down_time``, what nobody needs any more.
 
-        :raises DatabaseError: it is tried again later
+        :raises DatabaseError: it is tried again when as much time has passed
         """
         now = self._clock.now()
         period = 10 * self._settings.service_down_time
         if self._purged is not None and now - self._purged < period:
             return
         self._purged = now
-        candidates = set(self._members.purgeable(self._me, self._settings.purge_after))
+        candidates = self._members.purgeable(self._me, self._settings.purge_after)
         # The database's clock may have been set; between two looks our own has gone on.
-        known, self._purgeable = candidates & self._purgeable, candidates
-        idle = known - self._work.owners(known)
-        gone = self._members.purge(sorted(idle), self._me.engine_id)
-        for engine_id in gone:
-            self._relieved.pop(engine_id, None)
+        gone = self._purge([each for each in candidates if each in self._purgeable])
+        self._purgeable = set(candidates)
+        # An ended row is asked about more often, so these are no more.
+        self._relieved = {engine_id: at for engine_id, at in self._relieved.items()
+                          if now - at < period}
         entries = self._journal.purge(self._settings.purge_after, self._me.engine_id)
         if gone or entries:
             LOG.info('Removed %d rows of engines that ended more than %g s ago, and %d entries '
                      'of the journal.', len(gone), self._settings.purge_after, entries)
 
-
+    def _purge(self, engine_ids: Sequence[str]) -> list[str]:
+        """Remove the first of these rows that own nothing; the rest has its turn the next time."""
+        for first in range(0, len(engine_ids), _PURGED_AT_ONCE):
+            batch = engine_ids[first:first + _PURGED_AT_ONCE]
+            if idle := set(batch) - self._work.owners(batch):
+                return self._members.purge(sorted(idle), self._me.engine_id)
+        return []

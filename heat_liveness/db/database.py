@@ -151,9 +151,11 @@ class Database:
         self._read_timeout = read_timeout
         self.name = self.url.set(query={}).render_as_string(hide_password=True)
         self.backend = self.url.get_backend_name().replace('mariadb', 'mysql')
-        # Two pools, as changing a connection from one use to the other costs round trips.
+        # Pools of their own, as changing a connection from one use to the other costs round trips;
+        # and what is dedicated must be had when all others are in use.
         self.engine = self._create_engine(connections)
         self._autocommit = self._create_engine(connections, isolation_level='AUTOCOMMIT')
+        self._dedicated = self._create_engine(1, isolation_level='AUTOCOMMIT')
         if self.backend == 'sqlite':
             event.listen(self.engine, 'begin', _begin_immediate)
         self.galera = False
@@ -244,17 +246,18 @@ class Database:
             yield connection
 
     def dedicated(self) -> sa.Connection:
-        """Open a connection that the caller keeps: autocommit, and no ping before use.
+        """Open the one connection that its caller keeps: autocommit, and no ping before use.
 
         :raises DatabaseError: the database cannot be reached
         """
         with self._connecting():
-            return self._autocommit.connect()
+            return self._dedicated.connect()
 
     def close(self) -> None:
         """Close the connections that are in nobody's hands."""
         self.engine.dispose()
         self._autocommit.dispose()
+        self._dedicated.dispose()
 
     @contextlib.contextmanager
     def _lend(self, engine: sa.Engine) -> Iterator[sa.Connection]:

@@ -205,21 +205,27 @@ class Locks:
                 sa.select(*_ALL).where(*where).order_by(_t.c.id).limit(limit)).all()
         return (LockRow(*row) for row in rows)
 
-    def owners(self, engine_ids: Collection[str]) -> set[str]:
-        """Return those of the engines that own a lock.  One probe of the index each."""
+    def owners(self, engine_ids: Collection[str],
+               tasks: Collection[str] | None = None) -> set[str]:
+        """Return those of the engines that own a lock.  One probe of the index each.
+
+        :param tasks: a lock for one of these; for any task if None
+        """
         if not engine_ids:
             return set()
         service = models.service
+        wanted = sa.true() if tasks is None else _t.c.task.in_(tasks)
         with self._database.autocommit() as connection:
             return set(connection.scalars(
                 sa.select(service.c.engine_id).where(
                     service.c.engine_id.in_(engine_ids),
                     sa.exists(sa.select(_t.c.id).where(
-                        _t.c.engine_id == service.c.engine_id)))))
+                        _t.c.engine_id == service.c.engine_id, wanted)))))
 
     @again_if_contended
     def take_over(self, owner: ServiceRow, taker_id: str, limit: int,
-                  tainted: bool, poison: int | None = None) -> list[HeldLock]:
+                  tainted: bool, poison: int | None = None,
+                  tasks: Collection[str] | None = None) -> list[HeldLock]:
         """Move at most ``limit`` locks of an ended engine to the taker; return those it won.
 
         SKIP LOCKED lets survivors pass each other where the database has it.  What decides
@@ -230,10 +236,13 @@ class Locks:
         :param tainted: take work whose owner has died before, instead of work whose
             owners have not
         :param poison: leave what has been taken over so often from owners that died
+        :param tasks: take work for these alone; for any task if None
         """
         fits = _t.c.takeovers > 0 if tainted else _t.c.takeovers <= 0
         if poison is not None:
             fits &= _t.c.takeovers < poison
+        if tasks is not None:
+            fits &= _t.c.task.in_(tasks)
         try:
             return self._take_over(owner, taker_id, limit, fits)
         except errors.Contended:

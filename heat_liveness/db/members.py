@@ -142,6 +142,12 @@ def alive(engine_id: str) -> sa.ColumnElement[bool]:
     return sa.exists(sa.select(actor.c.engine_id))
 
 
+def _silent(candidate_age: float) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
+    """Say in SQL that a beat looks late or lies in the future: two ranges of an index."""
+    return (_t.c.updated_at < times.ago(sa.literal(candidate_age, sa.Float())),
+            _t.c.updated_at > times.now())
+
+
 def ended(engine_id: str) -> sa.ColumnElement[bool]:
     """Say in SQL that an engine is dead or has left.  An engine without a row is neither."""
     return sa.exists(sa.select(_t.c.engine_id).where(
@@ -220,7 +226,8 @@ class Members:
             with self._database.outcome():
                 me = {'me': engine_id} if self._by_name else (engine_id,)
                 return self._kept.exec_driver_sql(self._beat, me).rowcount == 1
-        except errors.LivenessError:
+        except BaseException:
+            # Whatever it was, nobody knows what the connection is at.
             self.hang_up()
             raise
 
@@ -257,8 +264,7 @@ class Members:
         peers = (_t.c.binary == observer.binary, _t.c.topic == observer.topic)
         live = _t.c.state.in_(models.LIVE)
         parts = [
-            (live, _t.c.updated_at < times.ago(sa.literal(candidate_age, sa.Float()))),
-            (live, _t.c.updated_at > times.now()),
+            *((live, silent) for silent in _silent(candidate_age)),
             (live, _t.c.boot_id == observer.process.boot_id),
             (_t.c.state.in_(models.ENDED), sa.true() if ended_within is None
              else _t.c.declared_at > times.ago(sa.literal(ended_within, sa.Float()))),
@@ -275,9 +281,8 @@ class Members:
         them.  Two ranges of one index, with nothing in them while all are well.
         """
         live = (_t.c.state.in_(models.LIVE), _t.c.protocol == engines.PROTOCOL_VERSION)
-        parts = (_t.c.updated_at < times.ago(sa.literal(candidate_age, sa.Float())),
-                 _t.c.updated_at > times.now())
-        statement = sa.union_all(*(sa.select(*_SHOWN).where(*live, part) for part in parts))
+        statement = sa.union_all(*(sa.select(*_SHOWN).where(*live, silent)
+                                   for silent in _silent(candidate_age)))
         with self._database.autocommit() as connection:
             rows = connection.execute(statement).all()
         return list(_readable(rows))
@@ -358,21 +363,21 @@ class Members:
 
     def drain(self, engine_id: str) -> bool:
         """Say that an engine takes no new work; it beats on.  Return whether it was alive."""
-        return self._end(engine_id, ('up',), state='draining')
+        return self._change(engine_id, _t.c.state == 'up', state='draining')
 
     def leave(self, engine_id: str) -> bool:
-        """Say that an engine has gone by itself, its last lock released."""
-        return self._end(engine_id, models.LIVE, state='left', declared_by=engine_id,
-                         declared_at=times.now())
+        """Say that an engine has gone by itself, whatever its state was that is no end."""
+        return self._change(engine_id, _t.c.state.not_in(models.ENDED), state='left',
+                            declared_by=engine_id, declared_at=times.now())
 
-    def _end(self, engine_id: str, states: Collection[str], **values: object) -> bool:
+    def _change(self, engine_id: str, condition: sa.ColumnElement[bool], **values: object) -> bool:
         with self._database.autocommit() as connection:
             return connection.execute(
-                _t.update().where(_t.c.engine_id == engine_id, _t.c.state.in_(states))
+                _t.update().where(_t.c.engine_id == engine_id, condition)
                 .values(**values)).rowcount == 1
 
     def purgeable(self, observer: engines.Identity, after: float) -> list[str]:
-        """Return at most 100 engines of the observer's kind that ended ``after`` seconds ago."""
+        """Return the engines of the observer's kind that ended ``after`` seconds ago."""
         past = times.ago(sa.literal(after, sa.Float()))
         with self._database.autocommit() as connection:
             return list(connection.scalars(
@@ -380,7 +385,7 @@ class Members:
                 .where(_t.c.binary == observer.binary, _t.c.topic == observer.topic,
                        _t.c.state.in_(models.ENDED), sa.or_(_t.c.declared_at < past, sa.and_(
                            _t.c.declared_at.is_(None), _t.c.updated_at < past)))
-                .order_by(_t.c.declared_at).limit(100)))
+                .order_by(_t.c.declared_at)))
 
     def purge(self, engine_ids: Collection[str], actor_id: str | None) -> list[str]:
         """Remove rows of ended engines that own no native lock; return which are gone.

@@ -31,6 +31,9 @@ lower one than it has seen.
 
 While the engine holds (:mod:`heat_liveness.fence`), ``record`` and the end of a task wait:
 an outage of the database costs time and no work.
+
+An engine takes over the work for which it has a handler.  The rest is left to those that have
+one, as while a service is upgraded engine by engine, and not failed.
 """
 
 import logging
@@ -40,7 +43,7 @@ from concurrent import futures
 from typing import Any
 
 from heat_liveness import errors
-from heat_liveness.db.locks import HeldLock, Locks
+from heat_liveness.db.locks import HeldLock, LockRow, Locks
 from heat_liveness.db.members import ServiceRow
 from heat_liveness.work import Claim, Context
 
@@ -99,7 +102,7 @@ class Task:
         :raises EngineDead: this engine was declared dead
         :raises DataRefused: it is too long, or the database cannot store it
         """
-        self._work.write(self.row, progress=progress)
+        self._work.write(self, progress=progress)
 
     def complete(self) -> None:
         """Say that the work is done, and release the lock; raises as :meth:`record`."""
@@ -116,7 +119,7 @@ class Task:
         self._end('released')
 
     def _end(self, status: str, reason: str | None = None) -> None:
-        self._work.end(self.row, status, reason)
+        self._work.end(self, status, reason)
 
 
 class NativeWork:
@@ -133,11 +136,15 @@ class NativeWork:
         self._pool = futures.ThreadPoolExecutor(
             context.settings.max_tasks, thread_name_prefix='liveness-task')
         self._changed = threading.Condition()
-        """Guards the next three, and tells of each lock let go."""
-        self._held: dict[str, HeldLock] = {}
+        """Guards the next four, and tells of each lock let go."""
+        self._held: dict[str, Task] = {}
         """What is run, or worked on by a caller of acquire(), by the lock's name."""
+        self._threaded: set[Task] = set()
+        """What has a thread, or waits for one; it may have ended, or lost its lock, already."""
         self._acquiring: set[str] = set()
         self._draining = False
+        self._told: set[str] = set()
+        """Ended engines whose work was left to others, which was said."""
 
     def acquire(self, name: str, task: str, arguments: Any = None) -> Task:
         """Take a lock that nobody holds; the caller does the work and ends it.
@@ -154,10 +161,9 @@ class NativeWork:
                     f'The lock {name} cannot be acquired now: this engine runs it already, or '
                     f'has no room for more than {self._settings.max_tasks} tasks.')
             self._acquiring.add(name)
-        row = None
+        made = None
         try:
-            row = self._locks.acquire(name, task, arguments, self._me)
-            return Task(row, self)
+            made = Task(self._locks.acquire(name, task, arguments, self._me), self)
         except errors.LivenessError as error:
             if not isinstance(error, errors.LockHeld | errors.EngineDead):
                 self.doubts = True
@@ -165,9 +171,10 @@ class NativeWork:
         finally:
             with self._changed:
                 self._acquiring.discard(name)
-                if row is not None:
-                    self._held[name] = row
+                if made is not None:
+                    self._held[name] = made
                 self._changed.notify_all()
+        return made
 
     def submit(self, name: str, task: str, arguments: Any = None) -> futures.Future[None]:
         """Take a lock and run its handler on a thread of this engine; raises as :meth:`acquire`.
@@ -177,13 +184,21 @@ class NativeWork:
         """
         if task not in self._handlers:
             raise errors.NotFound(f'No handler is registered for the task {task}.')
-        return self._pool.submit(self._run, self.acquire(name, task, arguments))
+        made = self.acquire(name, task, arguments)
+        with self._changed:
+            return self._give_thread(made)
+
+    def _give_thread(self, task: Task) -> futures.Future[None]:
+        self._threaded.add(task)
+        return self._pool.submit(self._run, task)
 
     def room(self) -> int:
         """Return how many more tasks this engine can run."""
-        if self._draining:
-            return 0
-        return max(0, self._settings.max_tasks - len(self._held) - len(self._acquiring))
+        with self._changed:
+            if self._draining:
+                return 0
+            busy = len(self._threaded.union(self._held.values())) + len(self._acquiring)
+            return max(0, self._settings.max_tasks - busy)
 
     def _idle(self, name: str) -> bool:
         """Whether this engine neither runs nor is just acquiring that lock."""
@@ -196,13 +211,25 @@ class NativeWork:
         if not room:
             return Claim(0, more=True)
         try:
-            rows = (self._locks.take_over(owner, self._me, room, tainted=False)
+            rows = (self._locks.take_over(owner, self._me, room, tainted=False,
+                                          tasks=self._handlers)
                     or self._tainted(owner))
         except errors.UnclearOutcome:
             self.doubts = True
             raise
-        return Claim(self._start(rows),
-                     more=bool(rows) or bool(self._locks.owners([owner.engine_id])))
+        return Claim(self._start(rows), more=bool(rows) or self._has_more(owner))
+
+    def _has_more(self, owner: ServiceRow) -> bool:
+        """Return whether an ended engine owns work that this one could run."""
+        if self._locks.owners([owner.engine_id], self._handlers):
+            return True
+        if owner.engine_id not in self._told and self._locks.owners([owner.engine_id]):
+            self._told.add(owner.engine_id)
+            LOG.warning(
+                'Engine %s has ended and owns work for which engine %s has no handler. It is left '
+                'to engines that have one; see "heat-liveness-manage lock list".',
+                owner.engine_id, self._me)
+        return False
 
     def _tainted(self, owner: ServiceRow) -> list[HeldLock]:
         """Take one piece whose owners died before, unless one runs here; set poison aside.
@@ -218,12 +245,13 @@ class NativeWork:
                             row.takeovers + 1, row.name)
         if self._runs_tainted():
             return []
-        return self._locks.take_over(owner, self._me, 1, tainted=True, poison=poison)
+        return self._locks.take_over(owner, self._me, 1, tainted=True, poison=poison,
+                                     tasks=self._handlers)
 
     def _runs_tainted(self) -> bool:
         """Whether work whose owner has died before runs here."""
         with self._changed:
-            return any(row.takeovers for row in self._held.values())
+            return any(task.takeovers for task in self._held.values())
 
     def reclaim(self) -> int:
         """Claim from itself what this engine owns but neither runs nor is just claiming."""
@@ -232,7 +260,8 @@ class NativeWork:
             strays = [row for row in self._locks.search(engine_id=self._me)
                       if self._idle(row.name)]
             chosen = self._together(strays)[:self.room()]
-            self.doubts = len(chosen) < len(strays)
+            if len(chosen) < len(strays):
+                self.doubts = True
             # A task that ended between the two looks is no stray: its row has changed.
             return sum(self._reclaim(row) for row in chosen)
         except errors.UnclearOutcome:
@@ -279,10 +308,15 @@ class NativeWork:
             if self._draining:
                 # The others find them when this engine has left.
                 return 0
-            self._held.update({row.name: row for row in rows})
-        for row in rows:
-            self._pool.submit(self._run, Task(row, self))
-        return len(rows)
+            # What a failover has undone may be taken over again while it runs still.  It runs on,
+            # once: under this generation as before, or until it finds that it has lost the lock.
+            new = [Task(row, self) for row in rows if self._idle(row.name)]
+            if len(new) < len(rows):
+                self.doubts = True
+            for task in new:
+                self._held[task.name] = task
+                self._give_thread(task)
+        return len(new)
 
     def _run(self, task: Task) -> None:
         """Run a task to its end, whatever that is; the thread goes on."""
@@ -293,12 +327,16 @@ class NativeWork:
         except errors.EngineDead as error:
             LOG.warning('The task %s stops: %s', task.name, error)
         finally:
-            self._let_go(task.row)
+            with self._changed:
+                self._threaded.discard(task)
+                self._let_go(task)
 
     def _handle(self, task: Task) -> None:
         handler = self._handlers.get(task.task)
         if handler is None:
-            task.fail(f'No handler is registered for the task {task.task}.')
+            LOG.error('The lock %s was acquired for the task %s, and it was not clear whether it '
+                      'was. No handler has that name, so it is released.', task.name, task.task)
+            task.release()
             return
         try:
             self._gate.wait()
@@ -313,21 +351,21 @@ class NativeWork:
         else:
             task.complete()
 
-    def _let_go(self, row: HeldLock) -> None:
+    def _let_go(self, task: Task) -> None:
         """Forget a lock under one generation; it may be held anew under the next."""
         with self._changed:
-            if self._held.get(row.name) is row:
-                del self._held[row.name]
+            if self._held.get(task.name) is task:
+                del self._held[task.name]
             self._changed.notify_all()
 
-    def end(self, row: HeldLock, status: str, reason: str | None) -> None:
+    def end(self, task: Task, status: str, reason: str | None) -> None:
         """Release a lock with the outcome of its work; see :class:`Task`."""
         try:
-            self.write(row, status=status, reason=reason, engine_id=None)
+            self.write(task, status=status, reason=reason, engine_id=None)
         finally:
-            self._let_go(row)
+            self._let_go(task)
 
-    def write(self, row: HeldLock, **values: Any) -> None:
+    def write(self, task: Task, **values: Any) -> None:
         """Write under a lock until it is certain that it was written, or cannot be.
 
         The write names owner and generation, so it may be sent again after any error.
@@ -336,6 +374,7 @@ class NativeWork:
         :raises EngineDead: this engine was declared dead
         :raises DataRefused: it cannot be written
         """
+        row = task.row
         uncertain = False
         while True:
             self._gate.wait()
@@ -354,8 +393,15 @@ class NativeWork:
                     and now.status == values.get('status')):
                 return
             # A caller of acquire() need not say that he has let go of what he has lost.
-            self._let_go(row)
-            holder = 'nobody' if now is None or now.engine_id is None else now.engine_id
-            raise errors.LockLost(
-                f'The lock {row.name} is not held by engine {row.engine_id} under generation '
-                f'{row.generation} any more, but by {holder}: nothing was written.')
+            self._let_go(task)
+            raise errors.LockLost(_lost(row, now))
+
+
+def _lost(row: HeldLock, now: LockRow | None) -> str:
+    """Say why nothing could be written under a lock."""
+    if now is not None and (now.engine_id, now.generation) == (row.engine_id, row.generation):
+        return (f'Engine {row.engine_id} is not alive any more, so nothing was written under its '
+                f'lock {row.name}.')
+    holder = 'nobody' if now is None or now.engine_id is None else now.engine_id
+    return (f'The lock {row.name} is not held by engine {row.engine_id} under generation '
+            f'{row.generation} any more, but by {holder}: nothing was written.')

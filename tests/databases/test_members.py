@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from heat_liveness import engine as engines
 from heat_liveness import errors
 from heat_liveness.db import models
+from heat_liveness.db.database import Database
 from heat_liveness.db.members import Members
 from tests.databases.conftest import Bed, at_once
 
@@ -201,6 +202,33 @@ def test_a_beat_and_a_declaration_at_once_never_both_win(bed: Bed) -> None:
     assert won <= 30
 
 
+def test_a_beat_has_its_connection_when_all_others_are_in_use(bed: Bed) -> None:
+    """I6: or busy tasks would have their engine hold."""
+    bed.engine('me')
+    database = Database(bed.database.url.render_as_string(hide_password=False), connections=1)
+    members = Members(database)
+    try:
+        with database.autocommit():
+            assert members.beat('me')
+        members.hang_up()
+    finally:
+        database.close()
+
+
+def test_after_an_error_of_any_kind_a_beat_opens_another_connection(
+        bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    bed.engine('me')
+    members = Members(bed.database)
+    assert members.beat('me')
+    with monkeypatch.context() as patch:
+        patch.setattr(members._kept, 'exec_driver_sql', lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            members.beat('me')
+    assert members._kept is None
+    assert members.beat('me')
+    members.hang_up()
+
+
 def test_a_look_shows_what_an_observer_must_see(bed: Bed) -> None:
     for name in ('me', 'well', 'late', 'future', 'dead', 'left', 'long-dead'):
         bed.engine(name, boot_id='mine' if name == 'me' else 'theirs')
@@ -278,7 +306,8 @@ def test_only_what_owns_nothing_and_ended_long_ago_is_purged(bed: Bed) -> None:
     assert {row.engine_id for row in bed.members.all()} == {'me', 'live', 'owner', 'judge'}
 
 
-def test_a_hundred_rows_are_purged_at_a_time(bed: Bed) -> None:
+def test_all_that_ended_long_ago_may_be_purged(bed: Bed) -> None:
+    """I17: the first hundred may all own work that is left alone."""
     bed.engine('me')
     bed.engine('e')
     bed.kill('e')
@@ -288,7 +317,7 @@ def test_a_hundred_rows_are_purged_at_a_time(bed: Bed) -> None:
             sa.select(models.service).filter_by(engine_id='e')).one()._mapping)
         connection.execute(models.service.insert(), [
             {**values, 'engine_id': f'e{number}'} for number in range(101)])
-    assert len(bed.members.purgeable(bed.identity('me'), 500)) == 100
+    assert len(bed.members.purgeable(bed.identity('me'), 500)) == 102
 
 
 def test_all_rows_are_shown_oldest_first(bed: Bed) -> None:

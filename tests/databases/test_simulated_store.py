@@ -213,6 +213,9 @@ def takeovers(side: Side) -> None:
     dead = side.kill('a')
     side.tell(side.locks.take_over, dead, 'nobody', 9, False)
     side.tell(side.locks.take_over, dead, 'b', 9, True)
+    for task in ('other', 'task'):
+        side.tell(side.locks.owners, ['a', 'b'], [task])
+    side.tell(side.locks.take_over, dead, 'b', 9, False, None, ['other'])
     side.tell(side.locks.take_over, dead, 'b', 2, False)
     side.tell(side.locks.take_over, dead, 'a', 9, False)
     side.tell(side.locks.take_over, dead, 'b', 9, False)

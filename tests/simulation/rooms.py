@@ -367,23 +367,27 @@ class Locks:
         found: list[LockRow] = self._database.read(statement)
         return found
 
-    def owners(self, engine_ids: Collection[str]) -> set[str]:
+    def owners(self, engine_ids: Collection[str],
+               tasks: Collection[str] | None = None) -> set[str]:
         if not engine_ids:
             return set()
 
         def statement(tx: Transaction) -> set[str]:
-            owning = {row.engine_id for row in tx.all('lock')}
+            owning = {row.engine_id for row in tx.all('lock')
+                      if tasks is None or row.task in tasks}
             return {engine_id for engine_id in engine_ids
                     if engine_id in owning and tx.get('service', engine_id) is not None}
         found: set[str] = self._database.read(statement)
         return found
 
     def take_over(self, owner: ServiceRow, taker_id: str, limit: int,
-                  tainted: bool, poison: int | None = None) -> list[HeldLock]:
+                  tainted: bool, poison: int | None = None,
+                  tasks: Collection[str] | None = None) -> list[HeldLock]:
         entry = history_entry(owner, taker_id)
 
         def fits(row: LockRow) -> bool:
-            return (row.takeovers > 0) is tainted and (poison is None or row.takeovers < poison)
+            return ((row.takeovers > 0) is tainted and (poison is None or row.takeovers < poison)
+                    and (tasks is None or row.task in tasks))
 
         def body(session: Session) -> list[LockRow]:
             rows: list[LockRow] = session(self._lock(owner, fits, limit))

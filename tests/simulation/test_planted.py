@@ -18,6 +18,7 @@ looks for such seeds anew, which is needed after a change of what :func:`plan.dr
 
 import dataclasses
 import sys
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -69,8 +70,9 @@ _take_over = rooms.Locks.take_over
 
 
 def _take_poison_too(self: rooms.Locks, owner: ServiceRow, taker_id: str, limit: int,
-                     tainted: bool, poison: int | None = None) -> list[HeldLock]:
-    return _take_over(self, owner, taker_id, limit, tainted)
+                     tainted: bool, poison: int | None = None,
+                     tasks: Collection[str] | None = None) -> list[HeldLock]:
+    return _take_over(self, owner, taker_id, limit, tainted, tasks=tasks)
 
 
 BUGS = (

@@ -430,6 +430,20 @@ def test_a_true_mass_death_is_recovered_later_and_the_work_not_blamed() -> None:
     assert all(row.mass for row in seen.ended if row.engine_id in declared_by_it)
 
 
+def test_machines_whose_engines_beat_less_often_are_not_suspect_for_that(
+        caplog: pytest.LogCaptureFixture) -> None:
+    """As while the options of a service are changed, machine by machine."""
+    fleet = Fleet()
+    machines = machines_of(fleet, 5)
+    fleet.run(60)
+    silence(*machines[:3])
+    for name in ('m1w0', 'm2w0'):
+        fleet.table.change(name, report_interval=600.0)
+    fleet.run(SETTINGS.declaration_bound + 5)
+    assert 'm0w0' in fleet.dead()
+    assert 'looks dead, and so do' not in caplog.text
+
+
 def test_half_of_the_machines_are_not_most(caplog: pytest.LogCaptureFixture) -> None:
     fleet = Fleet()
     machines = machines_of(fleet, 6)

@@ -255,6 +255,48 @@ def test_a_row_removed_under_a_live_engine_is_written_again(
     assert engine.gate.closes_at == clock.now() + SETTINGS.fence_time
 
 
+def test_an_engine_whose_state_nobody_knows_leaves_and_ends(
+        engine: fakes.Engine, table: fakes.Table) -> None:
+    """I8: neither alive nor ended, it could do nothing, and nobody would take its work over."""
+    engine.membership.beat()
+    table.change('me', state='resting')
+    table.error = errors.DatabaseError('It is away.')
+    engine.membership.beat()
+    table.error = None
+    with pytest.raises(errors.EngineDead, match=r"has the state 'resting', which no engine gives "
+                                                r"another.*it leaves; it ends"):
+        engine.membership.beat()
+    assert table.rows['me'].state == 'left'
+    with pytest.raises(errors.EngineDead):
+        engine.gate.check()
+
+
+def test_an_engine_whose_state_nobody_knows_works_no_more_while_it_cannot_leave(
+        engine: fakes.Engine, table: fakes.Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    table.change('me', state='resting')
+    def fail(engine_id: str) -> bool:
+        raise errors.DatabaseError('It is away.')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(table, 'leave', fail)
+        engine.membership.beat()
+        with pytest.raises(errors.EngineDead):
+            engine.gate.check()
+        assert table.rows['me'].state == 'resting'
+    with pytest.raises(errors.EngineDead, match='it leaves'):
+        engine.membership.beat()
+    assert table.rows['me'].state == 'left'
+
+
+def test_a_beat_that_fails_for_whatever_reason_is_a_gap_in_the_view(
+        engine: fakes.Engine, table: fakes.Table) -> None:
+    """I6: an observer counts its own beats that did not reach the database."""
+    table.error = ZeroDivisionError('A fault of a driver.')
+    with pytest.raises(ZeroDivisionError):
+        engine.membership.beat()
+    assert engine.membership.failures == 1
+
+
 def test_a_row_written_again_has_a_count_that_nobody_has_seen(
         engine: fakes.Engine, table: fakes.Table) -> None:
     """I5: to an observer who saw the beat whose reply was lost, this is a sign of life too."""

@@ -12,6 +12,7 @@
 
 """The work of an engine: acquired, run, ended, taken over, set aside; and its races."""
 
+import contextlib
 import dataclasses
 import logging
 import pathlib
@@ -195,14 +196,103 @@ def test_progress_that_cannot_be_stored_fails_the_task(
     assert 'more than the 1000000 that a lock holds' in str(found(locks, 'x').reason)
 
 
-def test_a_task_without_a_handler_is_not_submitted_and_fails_when_taken_over(
-        node: Node, locks: Locks, database: Database) -> None:
+def test_a_task_without_a_handler_is_not_submitted(node: Node) -> None:
     with pytest.raises(errors.NotFound, match='No handler is registered for the task unknown'):
         node.work.submit('x', 'unknown')
-    other = Node(database, 'other', {'unknown': lambda task: None})
-    other.work.acquire('x', 'unknown')
-    assert node.work.claim(other.die()).pieces == 1
-    wait_until(lambda: found(locks, 'x').status == 'failed', 30, 'The failure')
+
+
+@pytest.mark.parametrize('deaths', [1, 2], ids=['fresh', 'tainted'])
+def test_work_without_a_handler_here_is_left_to_those_who_have_one(
+        node: Node, locks: Locks, database: Database, caplog: pytest.LogCaptureFixture,
+        deaths: int) -> None:
+    """I8: as while a service is upgraded engine by engine."""
+    knows: dict[str, Callable[[Task], None]] = {'new': lambda task: None}
+    owner = Node(database, 'owner', {'new': lambda task: threading.Event().wait(60) and None})
+    owner.work.acquire('x', 'new')
+    owner.work.acquire('y', 'quick')
+    for number in range(deaths - 1):
+        dead = owner.die()
+        owner = Node(database, f'owner-{number}', {})
+        assert len(owner.work._locks.take_over(dead, owner.name, 9, tainted=False)) == 2
+    dead = owner.die()
+    claims = [node.work.claim(dead) for _ in range(2)]
+    assert [(claim.pieces, claim.more) for claim in claims] == [(1, True), (0, False)]
+    assert node.work.claim(dead) == claims[1]
+    assert (found(locks, 'x').engine_id, found(locks, 'x').status) == (owner.name, 'in_progress')
+    assert caplog.text.count('owns work for which engine me has no handler') == 1
+    newer = Node(database, 'newer', knows)
+    assert newer.work.claim(dead).pieces == 1
+    wait_until(lambda: found(locks, 'x').status == 'complete', 30, 'The end')
+
+
+def test_what_was_acquired_without_a_handler_and_without_an_answer_is_released(
+        node: Node, locks: Locks, caplog: pytest.LogCaptureFixture) -> None:
+    Faults(node.work._locks, 'acquire', UNCLEAR, 1, after=True)
+    with pytest.raises(errors.UnclearOutcome):
+        node.work.acquire('x', 'unknown')
+    assert node.work.reclaim() == 1
+    wait_until(lambda: found(locks, 'x').status == 'released', 30, 'The release')
+    assert 'No handler has that name, so it is released' in caplog.text
+
+
+def test_a_thread_that_goes_on_without_its_lock_keeps_its_room(
+        node: Node, handlers: Handlers) -> None:
+    """Else more would be claimed than has threads to run on, and wait while others idle."""
+    ended = threading.Event()
+
+    def handler(task: Task) -> None:
+        task.complete()
+        ended.set()
+        assert handlers.go_on.wait(60)
+
+    node.work._handlers['long'] = handler
+    done = node.work.submit('x', 'long')
+    assert ended.wait(60)
+    assert node.work.room() == SETTINGS.max_tasks - 1
+    assert node.work._idle('x')
+    handlers.go_on.set()
+    with contextlib.suppress(errors.LockLost):
+        done.result(60)
+    wait_until(lambda: node.work.room() == SETTINGS.max_tasks, 30, 'The room')
+
+
+def test_a_takeover_that_a_failover_undoes_does_not_start_the_work_again(
+        node: Node, locks: Locks, database: Database, handlers: Handlers) -> None:
+    """I2, I9: it would run twice under one generation."""
+    other = Node(database, 'other', handlers)
+    other.work.acquire('x', 'wait')
+    dead = other.die()
+    before = found(locks, 'x')
+    assert node.work.claim(dead).pieces == 1
+    wait_until(lambda: handlers.runs == [('x', 2)], 30, 'The start')
+    with database.transaction() as connection:
+        connection.execute(models.lock.update().values(
+            engine_id='other', generation=1, takeovers=0, history=''))
+    assert found(locks, 'x').generation == before.generation
+    claim = node.work.claim(dead)
+    assert (claim.pieces, claim.more) == (0, True)
+    assert node.work.doubts
+    assert node.work.reclaim() == 0
+    handlers.go_on.set()
+    wait_until(lambda: found(locks, 'x').status == 'complete', 30, 'The end')
+    assert handlers.runs == [('x', 2)]
+
+
+def test_a_doubt_that_comes_while_an_engine_looks_after_itself_stays(
+        node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I9."""
+    search = node.work._locks.search
+
+    def slow(**named: Any) -> list[LockRow]:
+        rows = search(**named)
+        Faults(node.work._locks, 'acquire', UNCLEAR, 1, after=True)
+        with pytest.raises(errors.UnclearOutcome):
+            node.work.acquire('x', 'quick')
+        return rows
+
+    monkeypatch.setattr(node.work._locks, 'search', slow)
+    assert node.work.reclaim() == 0
+    assert node.work.doubts
 
 
 def test_a_lock_is_held_by_one(node: Node, database: Database, handlers: Handlers) -> None:
@@ -352,6 +442,15 @@ def test_a_write_under_a_lock_that_nobody_holds_any_more_is_lost(node: Node) -> 
         connection.execute(models.lock.delete())
     with pytest.raises(errors.LockLost, match='but by nobody'):
         task.complete()
+
+
+def test_a_write_of_an_engine_that_is_not_alive_says_so(node: Node) -> None:
+    """I7."""
+    task = node.work.acquire('x', 'quick')
+    node.die()
+    with pytest.raises(errors.LockLost, match='Engine me is not alive any more, so nothing was '
+                                              'written under its lock x'):
+        task.record('half')
 
 
 def test_a_handler_whose_lock_is_lost_lets_go(
@@ -645,7 +744,7 @@ def test_a_lock_acquired_anew_while_its_last_task_ends_is_not_reclaimed(
     assert found(locks, 'x').generation == 2
 
 
-def test_a_failed_acquisition_does_not_forget_what_was_taken_over_meanwhile(
+def test_what_is_taken_over_while_it_is_being_acquired_is_run_when_that_has_failed(
         node: Node, locks: Locks, database: Database, handlers: Handlers,
         monkeypatch: pytest.MonkeyPatch) -> None:
     """I9: the lock is taken over while its acquisition is on the way."""
@@ -655,14 +754,16 @@ def test_a_failed_acquisition_does_not_forget_what_was_taken_over_meanwhile(
     acquire = node.work._locks.acquire
 
     def slow(*arguments: Any) -> LockRow:
-        assert node.work.claim(dead).pieces == 1
+        assert node.work.claim(dead).pieces == 0
         return acquire(*arguments)
 
     monkeypatch.setattr(node.work._locks, 'acquire', slow)
     with pytest.raises(errors.LockHeld):
         node.work.acquire('x', 'wait')
+    assert node.work.doubts
+    assert node.work.reclaim() == 1
+    assert found(locks, 'x').generation == 3
     assert node.work.reclaim() == 0
-    assert found(locks, 'x').generation == 2
 
 
 def test_what_is_just_being_acquired_is_not_reclaimed(
