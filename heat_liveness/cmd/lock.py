@@ -13,7 +13,8 @@
 """``lock``: the work in the native store, and what an operator may do with it.
 
 A command changes only a lock that nobody owns.  Work in progress belongs to its engine, and
-when that dies, to whoever takes it over; so it is refused here.
+when that dies, to whoever takes it over; so it is refused here.  But what an engine has left
+that has ended may be given up: it may be a task for which no engine has a handler any more.
 """
 
 import dataclasses
@@ -63,8 +64,11 @@ def release(database: Database, settings: Settings, options: Any) -> str:
 
 
 def fail(database: Database, settings: Settings, options: Any) -> str:
-    """Give work in quarantine up."""
-    row = _unowned(database, options.lock, ('quarantined',))
+    """Give work up that is in quarantine, or that an engine has left that has ended."""
+    row = _find(database, options.lock)
+    owner = None if row.engine_id is None else Members(database).read(row.engine_id)
+    if owner is None or not owner.ended:
+        row = _unowned(database, options.lock, ('quarantined',))
     _must(Locks(database).settle(row, 'failed', options.reason), row)
     return f'The lock {row.name} is failed: {options.reason}'
 
@@ -112,8 +116,8 @@ def _owned(database: Database, row: LockRow, engine_id: str) -> str:
         return (f'{begin}, which has no service row, so nobody can tell whether it works: look '
                 f'for that id in the logs of the engines.')
     if owner.ended:
-        return (f'{begin}, which is {owner.state}: the next engine that has room takes the work '
-                f'over by itself.')
+        return (f'{begin}, which is {owner.state}: the next engine that has room, and a handler '
+                f'for the task {row.task}, takes the work over by itself.')
     return (f'{begin} on {owner.host} (pid {owner.process.pid}), which lives; its last beat is '
             f'{owner.age:.1f} s old. Wait until the work is done, or end that engine: then '
             f'another one takes the work over by itself.')

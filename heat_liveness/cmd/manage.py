@@ -173,7 +173,7 @@ def _add_lock(actions: Any) -> None:
     for name, text in (
             ('release', 'let a quarantined or failed lock be acquired again'),
             ('retry', 'let the work of a quarantined or failed lock be run again'),
-            ('fail', 'give the work of a quarantined lock up')):
+            ('fail', 'give work up that is quarantined, or left by an engine that has ended')):
         parser = _action(actions, name, text)
         parser.add_argument('lock', metavar='NAME')
     parser.add_argument('--reason', required=True, metavar='TEXT', help='kept with the lock')

@@ -303,7 +303,7 @@ class Locks:
 
     @again_if_contended
     def settle(self, row: LockRow, status: str, reason: str | None) -> bool:
-        """Change a lock that nobody owns, for an operator; return whether it was as read."""
+        """Change a lock without a living owner, for an operator; return whether it was as read."""
         with self._database.transaction() as connection:
             return self._settle(connection, row, status, reason)
 
@@ -333,12 +333,14 @@ class Locks:
     @staticmethod
     def _settle(connection: sa.Connection, row: LockRow, status: str, reason: str | None,
                 **values: object) -> bool:
+        unowned = _t.c.engine_id.is_(None) if row.engine_id is None else sa.and_(
+            _t.c.engine_id == row.engine_id, ended(row.engine_id))
         done = connection.execute(
             _t.update()
-            .where(_t.c.id == row.id, _t.c.status == row.status, _t.c.engine_id.is_(None),
+            .where(_t.c.id == row.id, _t.c.status == row.status, unowned,
                    _t.c.generation == row.generation)
             .values(status=status, reason=reason, generation=row.generation + 1,
-                    updated_at=times.now(), **values)).rowcount == 1
+                    updated_at=times.now(), **{'engine_id': None, **values})).rowcount == 1
         if done:
             connection.execute(entries.entry(
                 'operator', f'lock:{row.name}', row.generation + 1, values.get('engine_id'),

@@ -401,13 +401,46 @@ def test_work_in_progress_is_refused(bed: Bed, command: list[str]) -> None:
     bed.locks.acquire('a', 'build', None, engine)
     before = bed.lock('a')
     assert f'in progress under engine {engine} on host-1' in bed.refuse('lock', *command, 'a')
-    bed.die(engine, living)
-    assert 'which is dead: the next engine that has room' in bed.refuse('lock', *command, 'a')
+    if command[0] != 'fail':
+        bed.die(engine, living)
+        assert 'which is dead: the next engine that has room' in bed.refuse('lock', *command, 'a')
     with bed.database.autocommit() as connection:
         connection.execute(models.service.delete().where(models.service.c.engine_id == engine))
     assert 'has no service row' in bed.refuse('lock', *command, 'a')
     assert bed.lock('a') == before
     assert 'There is no lock b' in bed.refuse('lock', *command, 'b')
+
+
+def test_work_that_an_ended_engine_has_left_may_be_given_up(bed: Bed) -> None:
+    """Else a task that no engine has a handler for any more would stand there for ever."""
+    living, engine = bed.engine(), bed.engine()
+    bed.locks.acquire('a', 'build', None, engine)
+    before = bed.lock('a')
+    dead = bed.die(engine, living)
+    assert bed.ask('lock', 'fail', 'a', '--reason', 'Gone.') == 'The lock a is failed: Gone.\n'
+    after = bed.lock('a')
+    assert (after.status, after.engine_id, after.generation) == (
+        'failed', None, before.generation + 1)
+    assert bed.locks.take_over(dead, living, 9, tainted=False) == []
+    entry = Journal(bed.database).search(kind='operator')[-1]
+    assert (entry.subject, entry.detail) == (
+        'lock:a', {'from': 'in_progress', 'to': 'failed', 'reason': 'Gone.'})
+
+
+def test_work_that_was_taken_over_meanwhile_is_not_given_up(
+        bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I1."""
+    living, engine = bed.engine(), bed.engine()
+    bed.locks.acquire('a', 'build', None, engine)
+    read = bed.lock('a')
+    assert not bed.locks.settle(read, 'failed', 'Gone.'), 'its owner lives'
+    assert bed.locks.take_over(bed.die(engine, living), living, 9, tainted=False)
+    taken = bed.lock('a')
+    monkeypatch.setattr(Locks, 'find', lambda self, name: read)
+    assert 'was changed by somebody else' in bed.refuse(
+        'lock', 'fail', 'a', '--reason', 'Gone.')
+    monkeypatch.undo()
+    assert bed.lock('a') == taken
 
 
 @pytest.mark.parametrize('command', ['release', 'retry'])
