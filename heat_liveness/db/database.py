@@ -151,20 +151,20 @@ class Database:
         self._read_timeout = read_timeout
         self.name = self.url.set(query={}).render_as_string(hide_password=True)
         self.backend = self.url.get_backend_name().replace('mariadb', 'mysql')
-        # Pools of their own, as changing a connection from one use to the other costs round trips;
-        # and what is dedicated must be had when all others are in use.
-        self.engine = self._create_engine(connections)
-        self._autocommit = self._create_engine(connections, isolation_level='AUTOCOMMIT')
-        self._dedicated = self._create_engine(1, isolation_level='AUTOCOMMIT')
+        # Two pools, as changing a connection from one use to the other costs round trips.
+        pool: dict[str, Any] = {} if self.backend == 'sqlite' else {
+            'pool_size': connections, 'max_overflow': 0,
+            'pool_timeout': connect_timeout + read_timeout}
+        self.engine = self._create_engine(**pool)
+        self._autocommit = self._create_engine(isolation_level='AUTOCOMMIT', **pool)
+        # What is dedicated must be had when all others are in use.
+        self._dedicated = self._create_engine(isolation_level='AUTOCOMMIT', poolclass=sa.NullPool)
         if self.backend == 'sqlite':
             event.listen(self.engine, 'begin', _begin_immediate)
         self.galera = False
         """Whether the server that was connected to last is a node of Galera."""
 
-    def _create_engine(self, connections: int, **options: Any) -> sa.Engine:
-        if self.backend != 'sqlite':
-            options.update(pool_size=connections, max_overflow=0,
-                           pool_timeout=self._connect_timeout + self._read_timeout)
+    def _create_engine(self, **options: Any) -> sa.Engine:
         try:
             engine = sa.create_engine(
                 self.url, pool_pre_ping=True, hide_parameters=True,
@@ -246,7 +246,7 @@ class Database:
             yield connection
 
     def dedicated(self) -> sa.Connection:
-        """Open the one connection that its caller keeps: autocommit, and no ping before use.
+        """Open a connection that the caller keeps: autocommit, of no pool, no ping before use.
 
         :raises DatabaseError: the database cannot be reached
         """
@@ -257,7 +257,6 @@ class Database:
         """Close the connections that are in nobody's hands."""
         self.engine.dispose()
         self._autocommit.dispose()
-        self._dedicated.dispose()
 
     @contextlib.contextmanager
     def _lend(self, engine: sa.Engine) -> Iterator[sa.Connection]:

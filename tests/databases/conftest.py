@@ -82,7 +82,7 @@ class Statements(list[str]):
 
     def __init__(self, database: Database) -> None:
         super().__init__()
-        self._engines = (database.engine, database._autocommit)
+        self._engines = (database.engine, database._autocommit, database._dedicated)
 
     def __enter__(self) -> Self:
         for one in self._engines:

@@ -56,7 +56,8 @@ class Actor:
         self._waits = self._ended = self._free = False
         self._stops = [(bed.database.engine, 'before_cursor_execute', self._amid),
                        (bed.database.engine, 'commit', self._before),
-                       (bed.database._autocommit, 'before_cursor_execute', self._before)]
+                       (bed.database._autocommit, 'before_cursor_execute', self._before),
+                       (bed.database._dedicated, 'before_cursor_execute', self._before)]
         for stop in self._stops:
             event.listen(*stop)
         self._thread = threading.Thread(target=self._run, args=(act,))
