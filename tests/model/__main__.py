@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument('names', nargs='*', help=f'worlds: {", ".join(worlds.WORLDS)}')
     arguments = parser.parse_args()
     if arguments.guards:
-        table.PATH.write_text(table.page(table.find()), encoding='utf-8')
+        table.PATH.write_text(table.page(), encoding='utf-8')
         return 0
     found = 0
     for name in arguments.names or worlds.WORLDS:

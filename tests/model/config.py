@@ -31,6 +31,8 @@ class Config:
     a whole one, and in 2 the database can still be read."""
     order: tuple[str, ...] = ()
     """The faults in the only order in which they may come, where not in any order."""
+    when: tuple[int, ...] = ()
+    """How many ticks are left when each of them may come, where not at any time."""
     fence: int = 2
     lag: int = 1
     window: int = 4
@@ -80,3 +82,4 @@ class Config:
     def __post_init__(self) -> None:
         assert self.window > self.fence + self.lag, 'the inequality of safety'
         assert not self.order or len(self.order) == self.faults
+        assert not self.when or len(self.when) == self.faults

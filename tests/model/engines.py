@@ -115,7 +115,8 @@ class Engines(statements.Statements):
         base = self.at.engine[o]
         gap = self._gap(s, base)
         during = s[base + at.LOOK_AGE]
-        paused = during > self.config.longest_read
+        paused = (during > self.config.longest_read
+                  and self.keeps('a gap: a pause while reading'))
         s[base + at.BEAT_FAILED] = 0
         added = 0
         if gap:
@@ -127,7 +128,7 @@ class Engines(statements.Statements):
             s[base + at.GOOD] -= added
         since = 0 if paused or not self.keeps(
             'window begins when the first read has returned') else s[base + at.GOOD]
-        s[base + at.SEEN_WELL] = not (paused and self.keeps('a gap: a pause while reading'))
+        s[base + at.SEEN_WELL] = not paused
         s[base + at.SINCE_LOOK] = 0
         self._follow(s, o, added, since)
         s[base + at.LOOK] = s[base + at.LOOK_AGE] = s[base + at.GOOD_START] = 0

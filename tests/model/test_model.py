@@ -23,8 +23,6 @@ from tests.model.explore import explore
 from tests.model.guards import GUARDS, Guard
 from tests.model.world import Label, World
 
-SHORT = [guard for guard in GUARDS if not guard.long]
-
 # What a history alone does not show: that a beat could have come, that work would have been found
 # later, what a taker believes, which work was the poison.
 NOT_IN_HISTORIES = {
@@ -36,7 +34,7 @@ NOT_IN_HISTORIES = {
     'no judgement of an unknown version'}
 
 
-@pytest.mark.parametrize('guard', SHORT, ids=lambda guard: guard.name)
+@pytest.mark.parametrize('guard', GUARDS, ids=lambda guard: guard.name)
 def test_with_all_guards_nothing_is_broken_and_without_one_what_the_table_says(
         guard: Guard) -> None:
     whole = explore(guard.config)
@@ -45,7 +43,7 @@ def test_with_all_guards_nothing_is_broken_and_without_one_what_the_table_says(
     assert without.invariant == guard.invariant
     assert (guard.invariant is None) == bool(guard.reason)
     page = table.PATH.read_text(encoding='utf-8')
-    assert table.line(guard, without) in page
+    assert table.line(guard, whole, without) in page
     for step in words.story(without.trace):
         assert step in page
     if guard.invariant is not None:

@@ -245,6 +245,7 @@ class World(Engines):
         c = self.config
         return bool(state[at.FAULTS] and state[at.BUDGET[kind]]
                     and (not c.order or c.order[-state[at.FAULTS]] == kind)
+                    and (not c.when or c.when[-state[at.FAULTS]] == state[at.TICKS])
                     and (e is None or e in c.victims.get(kind, self.engines)))
 
     def _spend(self, state: bytes, kind: str) -> Frame:

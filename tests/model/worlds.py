@@ -13,14 +13,17 @@
 """The larger worlds, each explored to its last state; what each is there for."""
 
 from tests.model.config import Config
+from tests.model.guards import READING
 
 _ONE_MACHINE = (0, 0, 0)
 _ANY = (0, 1, 2)
 
 WORLDS = {
-    # Who may beat, be stopped, be cut off: three engines, two of which watch the first.
+    # Who may beat, be stopped or paused, be cut off: three engines, two of which watch the first.
     'pauses': Config(ticks=5, faults=2, progress=False,
-                     budgets={'crash': 1, 'stop': 1, 'cut': 1}),
+                     budgets={'crash': 1, 'stop': 1, 'freeze': 1, 'cut': 1}),
+    # A pause while an observer reads, at any time.
+    'reading': READING,
     # Unclear outcomes on the way of two locks from the dead to the living, two of them.
     'claims': Config(locks=2, owners=(0, 0), ticks=0, faults=3, machines=_ONE_MACHINE,
                      budgets={'crash': 2, 'unclear': 1}, progress=False, observed=_ANY,
