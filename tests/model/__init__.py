@@ -21,8 +21,9 @@ docs/contributor/guards.md).
 
 What is left out.  Time is discrete, and a tick is long beside everything that is not a fault.
 Between the gate and the step behind it, a thread of a process that runs is never as slow as a
-tick; a process that is stopped may be.  Who gives up leaves and ends in one step.  Statements of
-one transaction are one step.  A statement lands within ``transaction`` ticks or never; a
-hypervisor's pause is shorter than ``purge_after``.  Clocks run at one rate.  Heat's own tables are
-not in it, nor what the kernel says of processes.
+tick; a process that is stopped may be.  Who drains is one that works; who leaves or gives up is
+gone at the next tick.  Statements of one transaction are one step, and no node is behind, except
+where that is the fault.  A statement lands within ``transaction`` ticks or never; a hypervisor's
+pause is shorter than ``purge_after``.  Clocks run at one rate.  Heat's own tables are not in it,
+nor what the kernel says of processes.
 """

@@ -57,7 +57,16 @@ class Engines(statements.Statements):
         base = self.at.engine[e]
         if not self.keeps('fence counted from the start of the beat'):
             started = 0
+        if (started >= self.fence_of(e) + self.config.lag
+                and not self.keeps('a beat that took too long sets no timer')):
+            self.ended_holding(s, e)
+            return
         s[base + at.AGE] = min(s[base + at.AGE], started)
+
+    def ended_holding(self, s: Frame, e: int) -> None:
+        """Let the kernel timer end a process that runs; it holds, and need not end."""
+        self.end(s, e, 'fence')
+        self.broken(11, 'an engine that holds is ended, though it could beat again')
 
     def beat_now(self, s: Frame, e: int) -> None:
         """Beat; the reply comes at once."""
@@ -168,7 +177,9 @@ class Engines(statements.Statements):
         return self.config.window + (longer if self.keeps("the candidate's own fence_time") else 0)
 
     def _judge(self, s: Frame, o: int, counts: dict[int, int]) -> None:
-        watched = {j: s[self.at.peer[o][j] + at.WATCHED] - at.ZERO for j in counts}
+        reading = 0 if self.keeps('the verdict counts up to the start of the last look') else (
+            s[self.at.engine[o] + at.GOOD])
+        watched = {j: s[self.at.peer[o][j] + at.WATCHED] - at.ZERO + reading for j in counts}
         tripped = self._tripped(s, watched)
         for j, seconds in watched.items():
             window = self._window(j) + (self.config.breaker_delay if tripped else 0)
@@ -228,14 +239,17 @@ class Engines(statements.Statements):
         generation = s[held + at.GENERATION]
         self.tell('Called', lock, generation, e)
         paused = s[self.at.engine[e] + at.PAUSED]
-        same = (s[row + at.OWNER], s[row + at.LOCK_GENERATION]) == (e + 1, generation)
+        owns = s[row + at.OWNER] == e + 1
+        same = s[row + at.LOCK_GENERATION] == generation
         if self.ended(s, e):
             if not paused:
                 left = s[self.at.row[e] + at.ROW] == at.HAS_LEFT
                 self.broken(13 if left else 6,
                             f'an engine that {"has left" if left else "was declared dead"} acts')
-        elif not same and self.live(s, e):
+        elif not owns and self.live(s, e):
             self.broken(1, 'an engine does work under a lock that it does not own')
+        elif not same and self.live(s, e):
+            self.broken(9, 'work is done under a generation that earlier work had')
         s[held + at.DOES] = at.RUNS
         if lock in self.config.poison:
             self.end(s, e, 'crash')

@@ -44,7 +44,7 @@ def _pair(**values: object) -> Config:
 
 def _watched(**values: object) -> Config:
     """Engine a works, and meets with the faults; engine b watches it, and no more."""
-    only = dict.fromkeys(('cut', 'stop', 'freeze', 'slow', 'unclear', 'crash'), (0,))
+    only = dict.fromkeys(('cut', 'stop', 'freeze', 'slow', 'unclear', 'crash', 'leave'), (0,))
     return Config(**{**_PAIR, 'workers': (0,), 'victims': only, **values})
 
 
@@ -101,6 +101,9 @@ GUARDS = (
                 budgets={'outage': 1, 'stop': 1}), 11),
     Guard('a gap: a pause while reading', _VIEW,
           dataclasses.replace(READING, when=(4, 3, 3, 3, 1)), 11),
+    Guard('the verdict counts up to the start of the last look', '`detection.py` `Observer.scan`',
+          _pair(workers=(), long_fence=(1,), faults=2, skew=1, victims={'stop': (1,)},
+                budgets={'stop': 1, 'look': 1}), 5),
     Guard('settle after a gap', _VIEW,
           _pair(workers=(), fence=1, lag=0, window=2, settle=2, faults=2,
                 budgets={'outage': 1, 'slow': 1}), 11),
@@ -116,6 +119,10 @@ GUARDS = (
           _watched(longest_read=3, faults=2, budgets={'slow': 1, 'stop': 1}), 6),
     Guard('the kernel timer', '`fence.py` `KernelTimer`',
           _watched(faults=1, budgets={'stop': 1}), 6),
+    Guard('the kernel timer stays until the work has ended', '`agent.py` `stop`',
+          _watched(faults=2, budgets={'leave': 1, 'stop': 1}), 6),
+    Guard('a beat that took too long sets no timer', '`membership.py` `_good`',
+          _watched(longest_read=3, faults=1, budgets={'slow': 1}), 11),
     Guard('who holds moves the kernel timer on', '`membership.py` `watch`',
           _pair(faults=1, budgets={'outage': 1}), 11),
     Guard('the gate is shut while joining is unclear', '`membership.py` `join`',
@@ -153,6 +160,10 @@ GUARDS = (
                 converges=True), 8),
     Guard('claims from itself only what rests', '`work/native.py` `_idle`',
           Config(**_ALONE, faults=0), 9),
+    Guard('claims from itself nothing that it is just acquiring', '`work/native.py` `_idle`',
+          Config(**_ALONE, faults=1, budgets={'slow': 1}, acquires=True, owners=(-1,)), 9),
+    Guard('the generation is read in the acquisition', '`db/locks.py` `_acquire`',
+          Config(**_ALONE, faults=1, budgets={'behind': 1}, acquires=True, again=True), 9),
     Guard('owner in the claim from itself', _MOVE,
           Config(**_ALONE, faults=2, budgets={'unclear': 2}, acquires=True, owners=(-1,)), None,
           'The generation decides alone, as long as each change of owner raises it.'),
@@ -224,3 +235,14 @@ GUARDS = (
           'The count and the WHERE protect. Without it an engine judges others while it may be '
           'judged itself.'),
 )
+
+OUTSIDE = {
+    'the kernel timer is disarmed before an engine without work leaves (`agent.py` `stop`)':
+        'Who leaves ends in one step of the model. Without it, an engine that waits to leave until '
+        'a database comes back is ended by the kernel. It owns nothing by then, so nothing is '
+        'lost; the others find it dead instead of left.',
+    'what runs already is not started again by a takeover (`work/native.py` `_start`)':
+        'It takes a failover that undoes a takeover. The model has none that does: work would then '
+        'go on under a lock that the table gives to another, which is what I1 forbids.',
+}
+"""Rules that the model cannot miss, each with the reason."""

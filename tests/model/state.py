@@ -29,7 +29,7 @@ ABSENT, UP, DEAD, HAS_LEFT = range(4)
 # A lock.
 FREE, IN_PROGRESS, COMPLETE, QUARANTINED = range(4)
 # What an engine does with a lock it holds.
-CLAIMED, ARMED, RUNS, ENDING = range(1, 5)
+CLAIMED, ARMED, RUNS, ENDING, ACQUIRING = range(1, 6)
 # What an observer's read has brought of another engine: a number from PRESENT on is a count.
 NOTHING, WELL, ENDED, PRESENT = range(4)
 
@@ -43,14 +43,15 @@ ZERO = 40
 # Of the world.
 TICKS, OUTAGE, FAULTS = range(3)
 BUDGETS = ('crash', 'stop', 'freeze', 'cut', 'outage', 'unclear', 'slow', 'look', 'step',
-           'failover', 'remove', 'leave')
+           'failover', 'remove', 'leave', 'behind')
 _WORLD = 3 + len(BUDGETS)
 BUDGET = {name: 3 + number for number, name in enumerate(BUDGETS)}
 
 # Of an engine.
 (PROCESS, STATE, AGE, CUT, BEAT, BEAT_AGE, ATTEMPTS, BEAT_FAILED, LOOK, LOOK_AGE, GOOD_START,
- GOOD, SETTLE, SEEN_WELL, SINCE_LOOK, CLEAN, OUTAGE_SEEN, PAUSED, UNWRITTEN, DECLARED) = range(20)
-_ENGINE = 20
+ GOOD, SETTLE, SEEN_WELL, SINCE_LOOK, CLEAN, OUTAGE_SEEN, PAUSED, UNWRITTEN, DECLARED,
+ DISARMED) = range(21)
+_ENGINE = 21
 # Of an engine about another.
 COUNT, WATCHED, READ, RIPE, KNOWN_ENDED, RELIEVED, SEEN_OLD = range(7)
 _PEER = 7

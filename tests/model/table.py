@@ -16,7 +16,7 @@ import pathlib
 
 from tests.model import words
 from tests.model.explore import Result, explore
-from tests.model.guards import GUARDS, Guard
+from tests.model.guards import GUARDS, OUTSIDE, Guard
 
 PATH = pathlib.Path(__file__).parents[2] / 'docs' / 'contributor' / 'guards.md'
 
@@ -59,6 +59,8 @@ def page() -> str:
              '|---|---|---|---|---|', *rows]
     parts += ['', '## Guards that break nothing in the model', '']
     parts += [f'* **{guard.name}**: {guard.reason}' for guard in GUARDS if guard.invariant is None]
+    parts += ['', '## Rules outside the model', '']
+    parts += [f'* **{name}**: {reason}' for name, reason in OUTSIDE.items()]
     parts += ['', '## Shortest counterexamples', '']
     for guard in GUARDS:
         result = results[guard.name]

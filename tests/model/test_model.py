@@ -20,14 +20,15 @@ from tests.history import checker
 from tests.model import table, telling, words, worlds
 from tests.model.config import Config
 from tests.model.explore import explore
-from tests.model.guards import GUARDS, Guard
+from tests.model.guards import GUARDS, OUTSIDE, Guard
 from tests.model.world import Label, World
 
 # What a history alone does not show: that a beat could have come, that work would have been found
 # later, what a taker believes, which work was the poison.
 NOT_IN_HISTORIES = {
     'a candidate from the future', 'the owner has ended, in the takeover', 'the claim from itself',
-    'claims from itself only what rests', 'generation in the claim from itself',
+    'claims from itself only what rests', 'claims from itself nothing that it is just acquiring',
+    'generation in the claim from itself',
     'owners relieved are asked about again', 'the age of the purge',
     'a second look before the purge', 'purge only what owns nothing', 'one at a time after a death',
     'one at a time from itself, too',
@@ -56,6 +57,8 @@ def test_each_guard_stands_in_the_table_once() -> None:
     page = table.PATH.read_text(encoding='utf-8').splitlines()
     rows = [row.split(' | ')[0][2:] for row in page if row.startswith('| ')][1:]
     assert rows == [guard.name for guard in GUARDS]
+    for name, reason in OUTSIDE.items():
+        assert f'* **{name}**: {reason}' in page
 
 
 @pytest.mark.parametrize('name', ['poison', 'leaving', 'claims', 'trouble'])

@@ -29,7 +29,9 @@ _STATEMENTS = {
     statements.INSERT: 'its insertion of its row',
 }
 _HOW = {'': '', 'lost': '; the answer is lost', 'late': '; no answer, and it is on its way',
-        'half': '; no answer: it has found its actor alive and is yet to commit'}
+        'half': '; no answer: it has found its actor alive and is yet to commit',
+        'slow': '; the answer takes its time',
+        'behind': '; a node that is behind tells the generation'}
 _WORDS = {
     'tick': 'time passes',
     'crash': '{0} crashes',
@@ -55,6 +57,7 @@ _WORDS = {
     'quarantine': '{0} quarantines poison of {1}',
     'sees old': '{0} sees that {1} ended long ago',
     'passes': '{0} passes by what another has locked, who is undone, and takes poison of {1} over',
+    'disarm': '{0} drains, its kernel timer disarmed',
     'give up': '{0} leaves with its work unfinished, and ends',
     'journal': '{0} journals the death of {1}',
 }
@@ -65,7 +68,8 @@ _WORLD = {
     ('step', '-20'): 'the clock of the database is stepped back',
 }
 _LOCKS = {'call': '{0} acts outside the database for lock {1}',
-          'gate': '{0} passes the gate, to work under lock {1}'}
+          'gate': '{0} passes the gate, to work under lock {1}',
+          'acquired': '{0} hears that it has acquired lock {1}'}
 _SENT = {
     'join': '{0} joins',
     'declare': '{0} declares {1} dead',

@@ -144,19 +144,21 @@ class World(Engines):
             self._time_out(s, e)
         joined = s[base + at.STATE] != at.NEW
         if joined and s[base + at.AGE] >= self.fence_of(e) + self.config.lag:
-            if process == at.STOPPED and self.keeps('the kernel timer'):
+            armed = self.keeps('the kernel timer') and not s[base + at.DISARMED]
+            if process == at.STOPPED and armed:
                 self.end(s, e, 'fence')
             elif process == at.RUNNING and s[at.OUTAGE] and not self.keeps(
                     'who holds moves the kernel timer on'):
-                self.end(s, e, 'fence')
-                self.broken(11, 'an engine that holds is ended, though it could beat again')
+                self.ended_holding(s, e)
 
     def _time_out(self, s: Frame, e: int) -> None:
         """What an engine that runs cannot do for longer than one tick, or than its timeouts."""
         base = self.at.engine[e]
-        for held in self.at.held[e]:
+        for lock, held in enumerate(self.at.held[e]):
             if s[held + at.DOES] == at.ARMED:
                 s[held + at.DOES] = at.RUNS
+            elif s[held + at.DOES] == at.ACQUIRING:
+                self.let_go(s, e, lock)
         for peer in self.at.peer[e]:
             s[peer + at.RIPE] = 0
         longest = self.config.longest_read
@@ -468,6 +470,11 @@ class World(Engines):
                 self.land(s, statements.LEAVE, e)
                 self.end(s, e, 'exit')
                 yield ('give up', e), s
+            # An engine that drains does nothing that one which works does not, but for this.
+            if not self.keeps('the kernel timer stays until the work has ended'):
+                s = self._spend(state, 'leave')
+                s[base + at.DISARMED] = 1
+                yield ('disarm', e), s
 
     def _purges(self, state: bytes, e: int) -> Iterator[Move]:
         for j in self.config.observed:
@@ -495,8 +502,7 @@ class World(Engines):
         for lock in self.locks:
             row, held = self.at.lock[lock], self.at.held[e][lock]
             mine = state[row + at.OWNER] == e + 1 and state[row + at.STATUS] == at.IN_PROGRESS
-            if mine and self.keeps('the claim from itself') and (
-                    not state[held] or not self.keeps('claims from itself only what rests')) and (
+            if mine and self.keeps('the claim from itself') and self._rests(state, held) and (
                     not state[row + at.TAKEOVERS] or not self._runs_tainted(state, e)
                     or not self.keeps('one at a time from itself, too')):
                 yield from self._reclaims(state, e, lock)
@@ -506,12 +512,20 @@ class World(Engines):
             if j != e and state[self.at.peer[e][j] + at.KNOWN_ENDED]:
                 yield from self._relieves(state, e, j)
 
+    def _rests(self, state: bytes, held: int) -> bool:
+        """Whether an engine neither runs a lock's work nor is just acquiring it, as it believes."""
+        if state[held + at.DOES] == at.ACQUIRING:
+            return not self.keeps('claims from itself nothing that it is just acquiring')
+        return not state[held] or not self.keeps('claims from itself only what rests')
+
     def _reclaims(self, state: bytes, e: int, lock: int) -> Iterator[Move]:
         generation = state[self.at.lock[lock] + at.LOCK_GENERATION]
         for how, s, done in self.send(state, statements.RECLAIM, e, lock, generation):
             if done:
-                if s[self.at.held[e][lock]]:
-                    self.broken(9, 'work is begun again that its engine does already')
+                does = s[self.at.held[e][lock] + at.DOES]
+                if does:
+                    self.broken(9, 'work is begun again that its engine ' + (
+                        'is about to begin' if does == at.ACQUIRING else 'does already'))
                 self.hold(s, e, lock, generation + 1, s[self.at.lock[lock] + at.TAKEOVERS])
             yield ('reclaim', e, lock, how), s
 
@@ -577,6 +591,11 @@ class World(Engines):
             if self.config.acquires and state[self.at.engine[e] + at.STATE] != at.NEW:
                 yield from self._acquires(state, e, lock)
             return
+        if does == at.ACQUIRING:
+            s = bytearray(state)
+            s[held + at.DOES] = at.CLAIMED
+            yield ('acquired', e, lock), s
+            return
         if does == at.ARMED:
             s = bytearray(state)
             self.call(s, e, lock)
@@ -607,6 +626,22 @@ class World(Engines):
             if done or (done is None and not self.keeps('won counts only after COMMIT')):
                 self.hold(s, e, lock, state[row + at.LOCK_GENERATION] + 1, 0)
             yield ('acquire', e, lock, how), s
+            if done:
+                yield from self._acquires_with_trouble(state, e, lock)
+
+    def _acquires_with_trouble(self, state: bytes, e: int, lock: int) -> Iterator[Move]:
+        """Return what else may come of an acquisition that goes well."""
+        generation = state[self.at.lock[lock] + at.LOCK_GENERATION]
+        troubles = [('slow', at.ACQUIRING, generation + 1)]
+        if not self.keeps('the generation is read in the acquisition'):
+            troubles.append(('behind', at.CLAIMED, generation))
+        for kind, does, told in troubles:
+            if self._may(state, kind, e):
+                s = self._spend(state, kind)
+                self.land(s, statements.ACQUIRE, e, lock)
+                self.hold(s, e, lock, told, 0)
+                s[self.at.held[e][lock] + at.DOES] = does
+                yield ('acquire', e, lock, kind), s
 
     def _writes(self, state: bytes, e: int, lock: int, kind: int) -> Iterator[Move]:
         held = self.at.held[e][lock]
