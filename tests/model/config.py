@@ -62,6 +62,10 @@ class Config:
     observed: tuple[int, ...] = (0,)
     machines: tuple[int, ...] = (0, 1, 2, 3, 4)
     """The machine of each engine; the kernel proves deaths on its own."""
+    kinds: tuple[int, ...] = (0, 0, 0, 0, 0)
+    """The binary and topic of each engine; a handler of that name does other work in another."""
+    handlers: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Engines that have a handler for the work."""
     owners: tuple[int, ...] = (0,)
     """Who holds each lock and runs its work at first; -1 for nobody."""
     workers: tuple[int, ...] = (0, 1, 2)

@@ -200,10 +200,15 @@ class Engines(statements.Statements):
         suspect = recent | {machine[j] for j in watched}
         return len(suspect) > max(2, len(known) / 2)
 
+    def looks_at(self, o: int, j: int) -> bool:
+        """Whether an engine is of the observer's binary and topic."""
+        return (self.config.kinds[o] == self.config.kinds[j]
+                or not self.keeps('looks only at its own kind'))
+
     def read(self, s: Frame, o: int) -> None:
         """Take what a look reads: candidates by the database's time, and who has ended."""
         for j in self.config.observed:
-            if j == o:
+            if j == o or not self.looks_at(o, j):
                 continue
             row = self.at.row[j]
             age = s[row + at.ROW_AGE] - at.ZERO + self.config.skew

@@ -188,6 +188,9 @@ class Statements:
         for k in batch:
             self._move(s, k, actor, other, generations >> 4 * k & 15, 'takeover')
         self._acted(s, actor, found_alive, 'has taken work over')
+        if (self.config.kinds[actor] != self.config.kinds[other]
+                or actor not in self.config.handlers):
+            self.broken(8, 'work is taken over by an engine that cannot do it')
         return True
 
     def _move(self, s: Frame, lock: int, actor: int, other: int, generation: int,

@@ -24,15 +24,15 @@ from tests.model.guards import GUARDS, OUTSIDE, Guard
 from tests.model.world import Label, World
 
 # What a history alone does not show: that a beat could have come, that work would have been found
-# later, what a taker believes, which work was the poison.
+# later, what a taker believes, what work it can do, which work was the poison.
 NOT_IN_HISTORIES = {
     'a candidate from the future', 'the owner has ended, in the takeover', 'the claim from itself',
     'claims from itself only what rests', 'claims from itself nothing that it is just acquiring',
     'generation in the claim from itself',
     'owners relieved are asked about again', 'the age of the purge',
     'a second look before the purge', 'purge only what owns nothing', 'one at a time after a death',
-    'one at a time from itself, too',
-    'no judgement of an unknown version'}
+    'one at a time from itself, too', 'looks only at its own kind',
+    'takes over only work that it has a handler for', 'no judgement of an unknown version'}
 
 
 @pytest.mark.parametrize('guard', GUARDS, ids=lambda guard: guard.name)

@@ -441,6 +441,8 @@ class World(Engines):
     def _proves(self, state: bytes, o: int, j: int) -> bool:
         """Whether the kernel tells this observer that the process of another is gone."""
         machine = self.config.machines
+        if not self.looks_at(o, j):
+            return False
         same = machine[o] == machine[j]
         gone = state[self.at.engine[j] + at.PROCESS] == at.GONE
         return state[self.at.row[j] + at.ROW] == at.UP and o in self.config.observers and (
@@ -560,7 +562,8 @@ class World(Engines):
                 spent = bytes(self._spend(state, 'unclear'))
                 for _, s in self._takes(spent, e, j, poisonous):
                     yield ('passes', e, j), s
-        elif batch:
+        elif batch and (e in self.config.handlers or not self.keeps(
+                'takes over only work that it has a handler for')):
             yield from self._takes(state, e, j, batch[:room])
 
     def _poisonous(self, state: bytes, j: int, theirs: list[int]) -> list[int]:
