@@ -29,12 +29,12 @@ then puts itself round fourteen methods:
   stack, so that a newer traversal need not wait for it.  Where a message of the *same* traversal
   was sent again, it may be its own work that it would interrupt, so it does not;
 * ``Resource.update_convergence``, and the statement that makes a replacement: a resource is
-  replaced once, though its message may have come twice; see :func:`.calls.leave_replaced` and
-  :func:`.calls.replace_once`;
-* ``Resource.suspend``: see :func:`.calls.leave_behind`;
-* ``EngineClient._create_stack``: see :func:`.calls.find_nested`;
+  replaced once, though its message may have come twice; see :func:`.wraps.leave_replaced` and
+  :func:`.wraps.replace_once`;
+* ``Resource.suspend``: see :func:`.wraps.leave_behind`;
+* ``EngineClient._create_stack``: see :func:`.wraps.find_nested`;
 * ``Stack._delete_credentials``, and the creation of a stack's project and users in Keystone: see
-  :func:`.calls.authenticate_early`, :func:`.calls.find_project`, :func:`.calls.replace_user`.
+  :func:`.wraps.authenticate_early`, :func:`.wraps.find_project`, :func:`.wraps.replace_user`.
 
 A fault of ours never stops Heat.  The signatures are checked first, and where one differs
 the bridge stays off with one ERROR.  Heat's loader lets a failed ``assert`` through, so
@@ -46,8 +46,8 @@ import importlib
 import inspect
 import logging
 import socket
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from oslo_config import cfg
 
@@ -64,30 +64,61 @@ Method = Callable[..., Any]
 
 _KEYSTONE = 'heat.engine.clients.os.keystone.heat_keystoneclient:KsClientWrapper'
 
-_WRAPPED = {
-    'heat.engine.worker:WorkerService.start': ['self'],
-    'heat.engine.service:EngineService.stop': ['self'],
-    'heat.engine.resource:Resource._store_with_lock': ['self', 'rs', 'lock'],
-    'heat.engine.resource:Resource.resource_id_set': ['self', 'inst'],
-    # Heat 26 and later have more arguments behind these.
-    'heat.rpc.worker_client:WorkerClient.check_resource': [
-        'self', 'ctxt', 'resource_id', 'current_traversal', 'data', 'is_update',
-        'adopt_stack_data', 'converge'],
-    'heat.engine.worker:WorkerService.check_resource': [
-        'self', 'cnxt', 'resource_id', 'current_traversal', 'data', 'is_update',
-        'adopt_stack_data', 'converge'],
-    'heat.engine.resources.stack_resource:StackResource.handle_preempt': ['self'],
-    'heat.engine.resource:Resource.update_convergence': [
-        'self', 'template_id', 'new_requires', 'engine_id', 'timeout', 'new_stack'],
-    # Of the class, so there is no self.
-    'heat.objects.resource:Resource.replacement': [
-        'context', 'existing_res_id', 'new_res_values', 'atomic_key'],
-    'heat.engine.resource:Resource.suspend': ['self'],
-    'heat.rpc.client:EngineClient._create_stack': ['self', 'ctxt', 'stack_name'],
-    'heat.engine.stack:Stack._delete_credentials': ['self', 'stack_status', 'reason', 'abandon'],
-    f'{_KEYSTONE}.create_stack_domain_project': ['self', 'stack_id'],
-    f'{_KEYSTONE}.create_stack_domain_user': ['self', 'username', 'project_id', 'password'],
-}
+
+class _Wrap(NamedTuple):
+    """A method of Heat's, and what is put round it."""
+
+    path: str
+    parameters: list[str]
+    """Those that it has to have; some releases of Heat have more behind them."""
+    wrapper: Callable[[Any, Method], Method]
+
+
+def _wraps() -> tuple[_Wrap, ...]:
+    """Return all that is wrapped.
+
+    :raises ConfigError: this Heat is not one we know
+    """
+    try:
+        # Imported here, as they import Heat, and nothing happens at import.
+        from heat_liveness.heat import calls, wraps
+    except ImportError as error:
+        raise errors.ConfigError(
+            f'this Heat has not all that is asked of it ({error}): use a release of heat-liveness '
+            f'that knows this Heat.') from error
+
+    return (
+        _Wrap('heat.engine.worker:WorkerService.start', ['self'], _started),
+        _Wrap('heat.engine.service:EngineService.stop', ['self'], _stopped),
+        _Wrap('heat.engine.resource:Resource._store_with_lock', ['self', 'rs', 'lock'], _gated),
+        _Wrap('heat.engine.resource:Resource.resource_id_set', ['self', 'inst'], _gated),
+        _Wrap('heat.rpc.worker_client:WorkerClient.check_resource',
+              ['self', 'ctxt', 'resource_id', 'current_traversal', 'data', 'is_update',
+               'adopt_stack_data', 'converge'],
+              functools.partial(_sent, calls.client)),
+        _Wrap('heat.engine.worker:WorkerService.check_resource',
+              ['self', 'cnxt', 'resource_id', 'current_traversal', 'data', 'is_update',
+               'adopt_stack_data', 'converge'],
+              functools.partial(_once, calls.TOKEN)),
+        _Wrap('heat.engine.resources.stack_resource:StackResource.handle_preempt', ['self'],
+              _unless_sent_twice),
+        _Wrap('heat.engine.resource:Resource.update_convergence',
+              ['self', 'template_id', 'new_requires', 'engine_id', 'timeout', 'new_stack'],
+              wraps.leave_replaced),
+        # Of the class, so there is no self.
+        _Wrap('heat.objects.resource:Resource.replacement',
+              ['context', 'existing_res_id', 'new_res_values', 'atomic_key'],
+              wraps.replace_once),
+        _Wrap('heat.engine.resource:Resource.suspend', ['self'], wraps.leave_behind),
+        _Wrap('heat.rpc.client:EngineClient._create_stack', ['self', 'ctxt', 'stack_name'],
+              wraps.find_nested),
+        _Wrap('heat.engine.stack:Stack._delete_credentials',
+              ['self', 'stack_status', 'reason', 'abandon'], wraps.authenticate_early),
+        _Wrap(f'{_KEYSTONE}.create_stack_domain_project', ['self', 'stack_id'],
+              wraps.find_project),
+        _Wrap(f'{_KEYSTONE}.create_stack_domain_user',
+              ['self', 'username', 'project_id', 'password'], wraps.replace_user),
+    )
 
 
 class LivenessBridge:
@@ -117,8 +148,9 @@ def enter(config: cfg.ConfigOpts) -> bool:
     if not config.liveness.enabled:
         return False
     settings = conf.Settings.from_conf(config)
-    _check_signatures()
-    _wrap(lifecycle.EngineLifecycle(config, settings))
+    wraps = _wraps()
+    _check_signatures(wraps)
+    _put_round(wraps, lifecycle.EngineLifecycle(config, settings))
     LOG.info('Liveness is on: each engine worker beats every %g s and is declared dead after '
              '%g s without a beat.', settings.report_interval, settings.service_down_time)
     return True
@@ -130,8 +162,8 @@ def _find(path: str) -> tuple[type, str]:
     return getattr(importlib.import_module(module), owner), name
 
 
-def _check_signatures() -> None:
-    for path, expected in _WRAPPED.items():
+def _check_signatures(wraps: Iterable[_Wrap]) -> None:
+    for path, expected, _ in wraps:
         try:
             owner, name = _find(path)
             found = list(inspect.signature(getattr(owner, name)).parameters)
@@ -145,17 +177,8 @@ def _check_signatures() -> None:
                 f'{", ".join(expected)}: use a release of heat-liveness that knows this Heat.')
 
 
-def _wrap(life: lifecycle.EngineLifecycle) -> None:
-    # Imported here, as it imports Heat, and nothing happens at import.
-    from heat_liveness.heat import calls
-
-    once = functools.partial(_once, calls.TOKEN)
-    sent = functools.partial(_sent, calls.client)
-    wrappers: tuple[Callable[..., Method], ...] = (
-        _started, _stopped, _gated, _gated, sent, once, _unless_sent_twice,
-        calls.leave_replaced, calls.replace_once, calls.leave_behind, calls.find_nested,
-        calls.authenticate_early, calls.find_project, calls.replace_user)
-    for path, wrapper in zip(_WRAPPED, wrappers, strict=True):
+def _put_round(wraps: Iterable[_Wrap], life: lifecycle.EngineLifecycle) -> None:
+    for path, _, wrapper in wraps:
         owner, name = _find(path)
         original = getattr(owner, name)
         setattr(owner, name, functools.wraps(original)(wrapper(life, original)))

@@ -35,13 +35,10 @@ from heat.common import messaging
 from heat.engine import check_resource, sync_point, worker
 from heat.engine import resource as heat_resource
 from heat.engine import stack as heat_stack
-from heat.objects import raw_template as template_objects
-from heat.objects import resource as resource_objects
 from heat.objects import stack as stack_objects
 from heat.rpc import listener_client, worker_api, worker_client
 from keystoneauth1 import exceptions as keystone_auth
 from keystoneauth1 import loading
-from keystoneclient import exceptions as keystone
 from oslo_config import cfg
 from oslo_db import exception as db_exception
 
@@ -282,132 +279,3 @@ def _service_context() -> Any:
     # Asked now: what it is wanted for fails for good where it cannot be had.
     context.clients.client('keystone').domain_admin_auth  # noqa: B018
     return context
-
-
-def leave_behind(life: object, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap ``Resource.suspend``: what was replaced half-made, and is there still, is left alone.
-
-    Heat suspends all that a stack has in the database, and refuses what has failed.  Such a row
-    goes with the next update, and another, younger one stands for the resource.
-    """
-    def suspend(self: Any) -> Any:
-        if self.status == self.FAILED and any(
-                row.name == self.name and row.id > self.id
-                for row in resource_objects.Resource.get_all_active_by_stack(
-                    self.context, self.stack.id).values()):
-            LOG.info('%s is not suspended: another has taken its place.', self)
-            return None
-        return original(self)
-    return suspend
-
-
-def leave_replaced(life: Any, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap ``Resource.update_convergence``: what was replaced already is not touched again.
-
-    A message that comes late would have it made ready for its replacement once more: that
-    takes a port's addresses, and what it writes down of them for a rollback is lost.
-    What was read before it was replaced is caught by :func:`replace_once`.
-    """
-    def update_convergence(self: Any, template_id: int, *args: Any, **kwargs: Any) -> Any:
-        if self.replaced_by is not None and life.replaced(self.id, template_id):
-            LOG.info('%s is not updated: another has taken its place.', self)
-            # Heat ends the check there, and does no more than see whether a newer traversal waits.
-            raise check_resource.CancelOperation
-        return original(self, template_id, *args, **kwargs)
-    return update_convergence
-
-
-def replace_once(life: Any, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap the statement that makes a replacement: there is one for each template.
-
-    It changes what it replaces only where that is as it was read.  Heat reads it again where
-    that fails, since a signal may have come between; but that may be a replacement as well.
-    """
-    def replacement(context: Any, existing_res_id: int, new_res_values: dict[str, Any],
-                    *args: Any, **kwargs: Any) -> Any:
-        if life.replaced(existing_res_id, new_res_values['current_template_id']):
-            # Heat takes it for a check that is overtaken, and does nothing more.
-            raise heat_exception.UpdateInProgress(resource_name=new_res_values['name'])
-        return original(context, existing_res_id, new_res_values, *args, **kwargs)
-    return replacement
-
-
-def authenticate_early(life: object, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap ``Stack._delete_credentials`` for contexts that live by the stack's own trust.
-
-    It deletes the trust, and then asks for a Keystone client to delete the stack's project
-    with.  That client would authenticate by the trust that is gone; one that was made before
-    does not need to.
-    """
-    def delete_credentials(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.stack_user_project_id and self.context.trust_id:
-            try:
-                self.clients.client('keystone')
-            except Exception as error:
-                LOG.warning('Keystone gives no client for stack %s: %s', self.id, error)
-        return original(self, *args, **kwargs)
-    return delete_credentials
-
-
-def find_nested(life: object, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap the request to create a nested stack: one that its resource has already is taken.
-
-    A dead engine may have asked for it, which nobody could see before it was made.  It bears the
-    name of the resource's uuid; so it is made by nobody else, and left by nobody who fails.
-    """
-    def create_stack(self: Any, ctxt: Any, stack_name: str, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return original(self, ctxt, stack_name, *args, **kwargs)
-        except heat_exception.StackExists:
-            owner_id, name = kwargs.get('owner_id'), kwargs.get('parent_resource_name')
-            found = owner_id and stack_objects.Stack.get_by_name_and_owner_id(
-                ctxt, stack_name, owner_id)
-            if not found or found.parent_resource_name != name:
-                raise
-            if kwargs.get('template_id') is not None:
-                template_objects.RawTemplate.delete(ctxt, kwargs['template_id'])
-            LOG.info('The nested stack %s (%s) was asked for by an engine that died, and is used.',
-                     stack_name, found.id)
-            return {'stack_id': found.id}
-    return create_stack
-
-
-def find_project(life: object, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap the creation of a stack's project in Keystone: one that is there already is used.
-
-    Its name holds the stack's id.  An engine that died before it had written the project down
-    would otherwise leave a stack in which no such resource can ever be made.
-    """
-    def create_stack_domain_project(self: Any, stack_id: str) -> Any:
-        try:
-            return original(self, stack_id)
-        except keystone.Conflict:
-            name = f'{self.context.project_id}-{stack_id}'[:64]
-            found = self.domain_admin_client.projects.list(
-                domain=self.stack_domain_id, name=name)
-            if len(found) != 1:
-                raise
-            LOG.info('The project of stack %s was made by an engine that died, and is used.',
-                     stack_id)
-            return found[0].id
-    return create_stack_domain_project
-
-
-def replace_user(life: object, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap the creation of a resource's user in Keystone: one that is there already is replaced.
-
-    Its name holds the resource's uuid, and the password that an engine gave it is lost with that.
-    """
-    def create_stack_domain_user(self: Any, username: str, project_id: str,
-                                 password: str | None = None) -> Any:
-        try:
-            return original(self, username, project_id, password)
-        except keystone.Conflict:
-            found = self.domain_admin_client.users.list(
-                domain=self.stack_domain_id, name=self._get_username(username))
-            if len(found) != 1:
-                raise
-            self.domain_admin_client.users.delete(found[0])
-            LOG.info('The user %s was made by an engine that died, and is made again.', username)
-            return original(self, username, project_id, password)
-    return create_stack_domain_user

@@ -68,14 +68,14 @@ def life(bench: Bench) -> Recorder:
 def test_heat_has_let_the_bridge_in() -> None:
     assert 'liveness' in importlib.metadata.entry_points(group='heat.clients').names
     assert bridge.LivenessBridge._entered
-    for path in bridge._WRAPPED:
-        owner, name = _found(path)
-        assert hasattr(getattr(owner, name), '__wrapped__'), path
+    for wrap in bridge._wraps():
+        owner, name = _found(wrap.path)
+        assert hasattr(getattr(owner, name), '__wrapped__'), wrap.path
 
 
 @pytest.mark.usefixtures('bench')
 def test_the_signatures_are_those_that_are_wrapped() -> None:
-    bridge._check_signatures()
+    bridge._check_signatures(bridge._wraps())
     found = inspect.signature(worker_client.WorkerClient.check_resource).parameters
     assert ('node_type' in found) == CONVERGENT
 
