@@ -24,7 +24,8 @@ then puts itself round fourteen methods:
   each message.  What is to be worked on alone sends all its messages to its own engine, those of
   its replacement and of its dependents among them;
 * ``WorkerService.check_resource``: a message with a token, or that was sent again with one, is
-  acted on once (:mod:`.orders`);
+  acted on once (:mod:`.orders`).  One that its own check sends once more is no copy: Heat does
+  that where the resource has changed before it could be locked;
 * ``StackResource.handle_preempt``: a check that finds its resource locked interrupts the nested
   stack, so that a newer traversal need not wait for it.  Where a message of the *same* traversal
   was sent again, it may be its own work that it would interrupt, so it does not;
@@ -209,10 +210,13 @@ def _gated(life: lifecycle.EngineLifecycle, original: Method) -> Method:
 
 
 def _sent(client: Method, life: lifecycle.EngineLifecycle, original: Method) -> Method:
-    def check_resource(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def check_resource(self: Any, ctxt: Any, resource_id: Any, current_traversal: Any, data: Any,
+                       is_update: Any, *args: Any, **kwargs: Any) -> Any:
         life.gate()
+        life.sends(resource_id, current_traversal, is_update=bool(is_update))
         receiver = life.receiver()
-        return original(self if receiver is None else client(receiver), *args, **kwargs)
+        return original(self if receiver is None else client(receiver), ctxt, resource_id,
+                        current_traversal, data, is_update, *args, **kwargs)
     return check_resource
 
 

@@ -166,7 +166,7 @@ class Delivery:
             self._orders.give_back(order_id, self._me)
             return False
         self._revive(order, order.seen or [])
-        self._here.alone = order.alone
+        self._here.order = order
         return True
 
     def _revive(self, order: orders.Order, seen: orders.Seen) -> orders.Seen:
@@ -186,14 +186,36 @@ class Delivery:
     @property
     def stays(self) -> bool:
         """Whether this thread's messages go to this engine, as what it checks is here alone."""
-        return bool(getattr(self._here, 'alone', False))
+        order = self._checked_here
+        return order is not None and order.alone
+
+    @property
+    def _checked_here(self) -> orders.Order | None:
+        """The order whose message this thread is acting on, if it is at any."""
+        return getattr(self._here, 'order', None)
+
+    def sends(self, resource_id: int | str, traversal: str, *, is_update: bool) -> None:
+        """Close the order whose message this thread is acting on, if it sends that once more.
+
+        Heat does so where the resource has changed before it was locked.  As long as the order is
+        open that would be taken for a copy.  Closed, it is a message like any other; so what is
+        worked on alone waits until the sweep gives another order, as it would lose its place.
+
+        :raises DatabaseError: the order may be open still
+        """
+        order = self._checked_here
+        if order is None or order.alone or order.node is None:
+            return
+        if (order.node.id, order.node.is_update, order.traversal) == (
+                resource_id, is_update, traversal):
+            self._orders.close(order.id, self._me, 'Heat checks it once more')
 
     def used(self, order_id: int, failure: BaseException | None) -> None:
         """Note that the check of a message whose token was used has ended, well or not.
 
         :raises DatabaseError: it is found again later, among what this engine has used
         """
-        self._here.alone = False
+        self._here.order = None
         try:
             if failure is None:
                 self._orders.close(order_id, self._me, 'it was checked')

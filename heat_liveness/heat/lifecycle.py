@@ -148,6 +148,16 @@ class EngineLifecycle:
             LOG.warning('What became of message %s could not be noted; that is tried again. %s',
                         order_id, error)
 
+    def sends(self, resource_id: Any, traversal: str, *, is_update: bool) -> None:
+        """Note that this thread is to send a message; it may be the one that it is acting on."""
+        if self._live is None:
+            return
+        try:
+            self._work.delivery.sends(resource_id, traversal, is_update=is_update)
+        except Exception as error:
+            LOG.warning('The check of resource %s is sent once more, and may be taken for a copy '
+                        'and not be acted on; then it is found to be lost. %s', resource_id, error)
+
     def receiver(self) -> str | None:
         """Return the engine that must get what this thread sends; None if any engine may."""
         if self._live is None or not self._work.delivery.stays:

@@ -24,7 +24,8 @@ lost, late, or in the hands of an engine that is stopped; it is sent again until
 *used*: a receiver (``taken_by``) has used up the message's token.  Each copy of the message
 carries the same token, the order's id, so of many copies one has an effect, on the engines
 that know of tokens; and the message that only seemed lost counts as one of them, if it comes
-while the order is open.  A receiver that fails gives the token back; of one that dies another
+while the order is open.  The one that its own check sends once more is none of them: the order is
+closed before.  A receiver that fails gives the token back; of one that dies another
 engine takes the order over, as of a sender that dies, and the order begins anew.
 
 The subject and generation of the row are unique, and with them the decision:

@@ -13,6 +13,7 @@
 
 """Delivery, as far as it asks the database alone: Heat's own code is replaced by a list."""
 
+import threading
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -137,6 +138,51 @@ def test_a_message_that_meets_a_nested_stack_at_work_is_sent_again_later(
         sender.follow()
     assert len(sender.sent) == 2
     assert sender.delivery.use(order.id)
+
+
+# A check that sends its own message once more.
+
+SAME = {'resource_id': 1, 'traversal': 't1 of s1', 'is_update': True}
+
+
+@pytest.mark.parametrize(('differs', 'culprit', 'status'), [
+    ({}, None, 'done'),
+    # It is worked on alone, and would lose its place.
+    ({}, 'dead', 'used'),
+    # It has come to its replacement, to another resource, or to its cleanup; or a newer traversal
+    # has waited for it.
+    ({'resource_id': 2}, None, 'used'),
+    ({'is_update': False}, None, 'used'),
+    ({'traversal': 't2 of s1'}, None, 'used'),
+])
+def test_a_message_that_its_own_check_sends_once_more_is_one_like_any_other(
+        heat: Heat, sender: Sender, differs: dict[str, Any], culprit: str | None,
+        status: str) -> None:
+    heat.resource(1, engine_id=None)
+    assert heat.orders.message(heat.the_stack(), ONE, 'r1', 'nothing has moved', 'me', culprit)
+    sender.follow()
+    order, = heat.orders.of('me', 9)
+    assert sender.delivery.use(order.id)
+    sender.delivery.sends(**SAME | differs)
+    assert heat.found(order).status == status
+    assert sender.delivery.again(**SAME) == (None if status == 'done' else order.id)
+    sender.delivery.used(order.id, None)
+    assert heat.found(order).status == 'done'
+    assert sender.delivery.idle
+
+
+def test_a_message_that_another_check_sends_is_a_copy(heat: Heat, sender: Sender) -> None:
+    heat.resource(1, engine_id=None)
+    assert heat.orders.message(heat.the_stack(), ONE, 'r1', 'nothing has moved', 'me')
+    sender.follow()
+    order, = heat.orders.of('me', 9)
+    sender.delivery.sends(**SAME)
+    assert sender.delivery.use(order.id)
+    elsewhere = threading.Thread(target=sender.delivery.sends, kwargs=SAME)
+    elsewhere.start()
+    elsewhere.join()
+    assert heat.found(order).status == 'used'
+    sender.delivery.used(order.id, None)
 
 
 # What is worked on alone.

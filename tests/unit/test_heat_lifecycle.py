@@ -31,7 +31,8 @@ class Work:
     def __init__(self, answer: Callable[..., bool]) -> None:
         self.replaced = answer
         self.delivery = types.SimpleNamespace(
-            use=answer, again=lambda resource_id, traversal, is_update: answer(resource_id))
+            use=answer, again=lambda resource_id, traversal, is_update: answer(resource_id),
+            sends=lambda resource_id, traversal, is_update: answer(resource_id))
 
 
 def life(answer: Callable[..., bool] = lambda *_: True, *, joined: bool = True,
@@ -70,6 +71,16 @@ def test_a_message_that_was_sent_again_gets_its_token() -> None:
 def test_a_message_of_which_nothing_is_known_is_one_like_any_other() -> None:
     for engine in (life(AWAY), life(NO_TABLES), life(lambda _: 7, joined=False)):
         assert engine.token(1, 't1', is_update=True) is None
+
+
+def test_a_message_is_sent_though_it_is_not_known_to_be_no_copy(
+        caplog: pytest.LogCaptureFixture) -> None:
+    life(AWAY).sends(1, 't1', is_update=True)
+    record, = caplog.records
+    assert 'may be taken for a copy' in record.getMessage()
+    life().sends(1, 't1', is_update=True)
+    EngineLifecycle(cfg.ConfigOpts(), conf.Settings()).sends(1, 't1', is_update=True)
+    assert caplog.records == [record]
 
 
 def test_an_engine_that_has_not_joined_acts_on_no_message_and_waits_for_nothing(

@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from bench import CONVERGENT, Bench, Counted, before, chain, once_in
+from bench import CONVERGENT, LIVES, Bench, Counted, before, chain, once_in
 from heat.engine import check_resource, resource, worker
+from heat.rpc import worker_client
 from heat.tests.convergence.framework import processes
 from oslo_config import cfg
 
@@ -146,6 +147,52 @@ def test_a_message_that_only_seemed_lost_and_comes_at_the_same_time_fails_no_del
     bench.recover()
     assert bench.state == 'DELETE_COMPLETE deleted'
     assert bench.calls('delete', 'a') == bench.calls('delete', 'b') == ['survivor']
+
+
+@pytest.fixture
+def locks_at_once() -> Iterator[None]:
+    """What cannot be locked is not tried again by the same check."""
+    cfg.CONF.set_override('client_retry_limit', 0)
+    yield
+    cfg.CONF.clear_override('client_retry_limit')
+
+
+@pytest.mark.usefixtures('locks_at_once')
+@pytest.mark.parametrize('action', ['create', 'delete'])
+def test_a_check_that_heat_sends_to_itself_once_more_is_no_copy(
+        bench: Bench, monkeypatch: pytest.MonkeyPatch, action: str) -> None:
+    """As something has changed its resource before it could be locked."""
+    if action == 'delete':
+        bench.create()
+        bench.work()
+    send_again(bench, Bench.create if action == 'create'
+               else lambda bench: bench.do('delete_stack'))
+    convergence = f'{action}_convergence'
+    original, cast = getattr(resource.Resource, convergence), worker_client.WorkerClient.cast
+
+    def overtaken(self: Any, *args: Any, **kwargs: Any) -> Any:
+        monkeypatch.undo()
+        monkeypatch.setattr(worker_client.WorkerClient, 'cast', received_at_once)
+        bench.run(f'UPDATE resource SET atomic_key = COALESCE(atomic_key, 0) + 1 '
+                  f'WHERE id = {self.id}')
+        return original(self, *args, **kwargs)
+
+    def received_at_once(*args: Any, **kwargs: Any) -> None:
+        """Another engine acts on it before the check that has sent it is over."""
+        monkeypatch.undo()
+        cast(*args, **kwargs)
+        bench.join('quick')
+        processes.worker()
+        bench.at_work, LIVES.current = bench.survivor, bench.survivor.life
+
+    monkeypatch.setattr(resource.Resource, convergence, overtaken)
+    bench.work()
+    assert bench.state.startswith(f'{action.upper()}_COMPLETE'), bench.reason
+    first, second = 'ab' if action == 'create' else 'ba'
+    assert bench.calls(action, first) == ['quick']
+    assert bench.calls(action, second) == ['survivor']
+    assert bench.journal() == [('message', 'send again', 'done')]
+    assert bench.outcomes() == ['Heat checks it once more']
 
 
 @pytest.mark.parametrize('template', ['in place', 'replaced'])
