@@ -24,11 +24,16 @@ one is dead :mod:`.watcher` tells, after a long time, and it can be wrong.  So:
 
 import dataclasses
 import logging
+from collections.abc import Collection
 
+from heat_liveness import conf
+from heat_liveness import engine as engines
 from heat_liveness.db import models
-from heat_liveness.db.members import ServiceRow
+from heat_liveness.db.members import Members, ServiceRow
 from heat_liveness.heat import bridge, calls
-from heat_liveness.heat.plans import Plan, Stack
+from heat_liveness.heat.plans import Plan
+from heat_liveness.heat.rows import HeatRows
+from heat_liveness.heat.sweep import Finding
 from heat_liveness.heat.watcher import Watcher
 from heat_liveness.heat.work import HeatWork
 from heat_liveness.work import Context
@@ -36,6 +41,29 @@ from heat_liveness.work import Context
 LOG = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 5.0
+
+
+def heats(identity: engines.Identity) -> engines.Identity:
+    """Return who looks at heat-engines as one of them would."""
+    return dataclasses.replace(identity, binary=bridge.BINARY, topic=bridge.TOPIC)
+
+
+def peer(members: Members, identity: engines.Identity, settings: conf.Settings) -> str | None:
+    """Return a heat-engine that beats, if any does.
+
+    What its like have held is left to it, as it does better: it knows tokens.
+    """
+    return members.eldest(heats(identity), settings.candidate_age)
+
+
+def half_deleted(rows: HeatRows, only: Collection[str] | None) -> list[Finding]:
+    """Return the stacks whose delete is to be ended here.
+
+    :param only: the stacks that are recovered; all for None
+    """
+    return [Finding(stack, Plan.END_DELETE,
+                    'it has deleted the trust by which it was to delete its project')
+            for stack in rows.half_deleted() if only is None or stack.id in only]
 
 
 class ObservedWork(HeatWork):
@@ -49,8 +77,7 @@ class ObservedWork(HeatWork):
         super().__init__(context, only)
         self.watcher = Watcher(self._me, self._settings, context.database, self._members,
                                self._rows, context.clock, calls.ping)
-        self._theirs = dataclasses.replace(self._identity, binary=bridge.BINARY,
-                                           topic=bridge.TOPIC)
+        self._theirs = heats(self._identity)
         self._watched: float | None = None
 
     def search(self) -> None:
@@ -64,8 +91,8 @@ class ObservedWork(HeatWork):
 
     def _look_at_all(self) -> None:
         # First, so that these are carried out with what else is found.
-        for stack in self._rows.half_deleted():
-            self._end_delete(stack)
+        for finding in half_deleted(self._rows, self._only):
+            self._end_delete(finding)
         super()._look_at_all()
         # Of those who are silent no longer some were declared dead meanwhile.
         self._relieve()
@@ -79,18 +106,16 @@ class ObservedWork(HeatWork):
         """Return the heat-engines that have ended and own work still, and have no living peer."""
         rows = {row.engine_id: row for row in self._members.look(
             self._theirs, models.FOREVER_SECONDS, None) if row.ended}
-        if any(row.judged for row in rows.values()) and self._members.eldest(
-                self._theirs, self._settings.candidate_age):
-            # Engines with the plug-in do better: they know tokens.
+        if any(row.judged for row in rows.values()) and peer(
+                self._members, self._identity, self._settings):
             rows = {name: row for name, row in rows.items() if not row.judged}
         owners = self._rows.claims.owners(list(rows)) if rows else set()
         return [rows[engine_id] for engine_id in sorted(owners)]
 
-    def _end_delete(self, stack: Stack) -> None:
-        if self._only is None or stack.id in self._only:
-            if self._orders.stack(stack, Plan.END_DELETE, 'it has deleted the trust by which it '
-                                  'was to delete its project', self._me):
-                LOG.info('The delete of stack %s (%s) is brought to its end.', stack.name, stack.id)
+    def _end_delete(self, finding: Finding) -> None:
+        stack = finding.stack
+        if self._orders.stack(stack, finding.plan, finding.reason, self._me):
+            LOG.info('The delete of stack %s (%s) is brought to its end.', stack.name, stack.id)
 
     @property
     def _receiver(self) -> None:

@@ -219,28 +219,47 @@ class Orders:
         :param culprit: the engine that may have died working on it
         :return: whether it was given now
         """
-        subject = f'{MESSAGE}:{stack.id}:{_half(node.id, is_update=node.is_update)}'
+        generation = self._next(stack, node, name)
+        if generation is None:
+            return False
+        return self._give(MESSAGE, _message(stack, node), generation, giver_id,
+                          {'plan': Plan.SEND_AGAIN, 'reason': reason, **_about(stack),
+                           'resource': name, 'node': list(node),
+                           'blamed': culprit is not None}, culprit)
+
+    def _next(self, stack: Stack, node: graph.Node, name: str) -> int | None:
+        """Return the generation of another order to send a message; None while one is open."""
         with self._database.autocommit() as connection:
             locks = connection.scalars(sa.select(_t.c.detail).where(
                 _t.c.status.in_(OPEN), _t.c.subject.like(f'{RESOURCE}:{stack.id}:%'))).all()
             if any(stored.mapping(detail).get('resource') == name for detail in locks):
                 # Its lock was taken over, and its message is under way.
-                return False
+                return None
             before = connection.execute(
-                sa.select(_t.c.generation, _t.c.status).where(_t.c.subject == subject)
+                sa.select(_t.c.generation, _t.c.status)
+                .where(_t.c.subject == _message(stack, node))
                 .order_by(_t.c.generation.desc()).limit(1)).first()
-        if before is not None and before.status != DONE:
-            return False
-        generation = 0 if before is None else before.generation + 1
-        return self._give(MESSAGE, subject, generation, giver_id,
-                          {'plan': Plan.SEND_AGAIN, 'reason': reason, **_about(stack),
-                           'resource': name, 'node': list(node),
-                           'blamed': culprit is not None}, culprit)
+        if before is None:
+            return 0
+        return before.generation + 1 if before.status == DONE else None
 
     def stack(self, stack: Stack, plan: Plan, reason: str, giver_id: str) -> bool:
         """Give an order about a whole traversal: each plan once for each of them."""
-        return self._give(STACK, f'{STACK}:{stack.id}:{stack.traversal}', _GENERATIONS[plan],
-                          giver_id, {'plan': plan, 'reason': reason, **_about(stack)})
+        return self._give(STACK, _traversal(stack), _GENERATIONS[plan], giver_id,
+                          {'plan': plan, 'reason': reason, **_about(stack)})
+
+    def given(self, stack: Stack, plan: Plan, node: graph.Node | None = None,
+              name: str = '') -> bool:
+        """Return whether an order stands in the way of giving this one.
+
+        :param node: whose message is sent again, if it is about a message
+        """
+        if node is not None:
+            return self._next(stack, node, name) is None
+        with self._database.autocommit() as connection:
+            return connection.execute(sa.select(_t.c.id).where(
+                _t.c.subject == _traversal(stack),
+                _t.c.generation == _GENERATIONS[plan])).first() is not None
 
     @again_if_contended
     def _give(self, kind: str, subject: str, generation: int, giver_id: str,
@@ -460,6 +479,14 @@ class Orders:
 def _half(resource_id: int | str, *, is_update: bool) -> str:
     """Name the update of a resource, or its clean-up, in a subject."""
     return f'{resource_id}:{"update" if is_update else "cleanup"}'
+
+
+def _message(stack: Stack, node: graph.Node) -> str:
+    return f'{MESSAGE}:{stack.id}:{_half(node.id, is_update=node.is_update)}'
+
+
+def _traversal(stack: Stack) -> str:
+    return f'{STACK}:{stack.id}:{stack.traversal}'
 
 
 def _about(stack: Stack) -> dict[str, Any]:

@@ -19,7 +19,8 @@ leaves.
 
 With ``--dry-run`` it writes nothing, and says of each stack and resource what would be done, and
 why.  It asks only what it can see at once: engines that are recorded as dead, have left or do not
-beat, and stacks that did not move while it looked.
+beat, and stacks that did not move while it looked.  Each thing that it says is what is then said to
+be done, if nobody does it before and who is silent is dead; what is left locked, both say.
 """
 
 import dataclasses
@@ -33,7 +34,8 @@ from heat_liveness import engine as engines
 from heat_liveness.db.database import Database
 from heat_liveness.db.journal import Journal
 from heat_liveness.db.members import Members, ServiceRow
-from heat_liveness.heat import calls, observed, orders, rows, sweep, watcher, work
+from heat_liveness.heat import bridge, calls, observed, orders, rows, sweep, watcher, work
+from heat_liveness.heat.plans import Decision, Plan, Resource
 
 BINARY = 'heat-liveness-recover'
 
@@ -57,11 +59,13 @@ def tell(configuration: Any, settings: conf.Settings, only: str | None,
         say(f'Looking at the stacks for {settings.lost_message_time:g} s.')
         time.sleep(settings.lost_message_time)
         lines = _held(database, heat, settings, stacks)
+        found = [*observed.half_deleted(heat, stacks),
+                 *look.look(policy, stacks, heat.endings())]
         lines += [f'Stack {finding.stack.name} ({finding.stack.id}) '
                   f'{finding.stack.action}_{finding.stack.status}'
                   f'{f", resource {finding.name}" if finding.name else ""}: {finding.plan}, as '
-                  f'{finding.reason}.' for finding in look.look(
-                      policy, stacks, heat.endings())]
+                  f'{finding.reason}.' for finding in found if not heat.orders.given(
+                      finding.stack, finding.plan, finding.node, finding.name)]
     finally:
         database.close()
     return '\n'.join(lines) or 'Nothing is to be done.'
@@ -77,11 +81,14 @@ def _held(database: Database, heat: rows.HeatRows, settings: conf.Settings,
           only: Collection[str] | None) -> list[str]:
     """Tell what would be done with the work of engines that are not alive."""
     members = Members(database)
-    known = {row.engine_id: row for row in members.all() if row.judged or row.ended}
+    peer = observed.peer(members, _identity(settings), settings)
+    # As the watcher does: one that beats for us is not its to judge, whatever its version.
+    known = {row.engine_id: row for row in members.all()
+             if row.protocol != engines.OBSERVED or row.ended}
     lines = []
     for row in known.values():
         if row.ended:
-            lines += _considered(heat, row, settings, only)
+            lines += _considered(heat, row, settings, only, peer)
     silent = {row.engine_id: row for row in members.silent(settings.candidate_age)}
     for engine_id in sorted(heat.claims.owners(silent)):
         row = silent[engine_id]
@@ -89,7 +96,7 @@ def _held(database: Database, heat: rows.HeatRows, settings: conf.Settings,
             f'Engine {engine_id} on {row.host} ({row.binary}) owns work and does not beat: its '
             f'last beat is {row.age:.0f} s old. It would be watched for at least '
             f'{settings.service_down_time:g} s, and if it is dead then:')
-        lines += _considered(heat, dataclasses.replace(row, state='dead'), settings, only)
+        lines += _considered(heat, dataclasses.replace(row, state='dead'), settings, only, peer)
     theirs = watcher.observed(database)
     for engine_id in sorted(heat.claims.unknown_holders(known)):
         engine = theirs.get(engine_id, watcher.Observed(engine_id=engine_id))
@@ -97,23 +104,37 @@ def _held(database: Database, heat: rows.HeatRows, settings: conf.Settings,
             f'Engine {engine_id} on {engine.host} holds resources and does not beat for us; in the '
             f'service table of Heat itself it beat last at {engine.beat}. It would be watched for '
             f'at least {settings.observed_down_time:g} s, and if it is dead then:')
-        lines += _considered(heat, engine.dead, settings, only)
+        lines += _considered(heat, engine.dead, settings, only, peer)
     return lines
 
 
 def _considered(heat: rows.HeatRows, owner: ServiceRow, settings: conf.Settings,
-                only: Collection[str] | None) -> list[str]:
-    return [
+                only: Collection[str] | None, peer: str | None) -> list[str]:
+    """Tell what would be done with the work of one engine.
+
+    :param peer: an engine with the plug-in that lives, if there is one
+    """
+    lines = [
         f'Stack {order.stack_name} ({order.stack_id}), {order.name}: {order.plan}, as '
         f'{order.reason}; engine {owner.engine_id} was to do that.'
         for order in heat.orders.each(owner.engine_id)
-        if not order.foreign and (only is None or order.stack_id in only)
-    ] + [
+        if not order.foreign and (only is None or order.stack_id in only)]
+    if (owner.binary, owner.topic) != (bridge.BINARY, bridge.TOPIC):
+        return lines
+    considered = _consider(heat, owner, settings, only)
+    if considered and owner.judged and peer is not None:
+        lines.append(f'What engine {owner.engine_id} holds is left to the engines with the '
+                     f'plug-in, such as {peer}.')
+        return lines
+    return lines + [
         f'Stack {held.stack.name} ({held.stack.id}) {held.stack.action}_{held.stack.status}, '
         f'resource {held.name} ({held.action}_{held.status}), held by engine {owner.engine_id}: '
-        f'{decision.plan}, as {decision.reason}.'
-        for held, decision in heat.claims.consider(owner, work.rules(
-            settings, owner, only, tokened=False))]
+        f'{decision.plan}, as {decision.reason}.' for held, decision in considered]
+
+
+def _consider(heat: rows.HeatRows, owner: ServiceRow, settings: conf.Settings,
+              only: Collection[str] | None) -> list[tuple[Resource, Decision]]:
+    return heat.claims.consider(owner, work.rules(settings, owner, only, tokened=False))
 
 
 class _OneGo(observed.ObservedWork):
@@ -128,10 +149,10 @@ def do(configuration: Any, settings: conf.Settings, only: str | None,
        say: Callable[[str], None]) -> str:
     """Recover; see :func:`.standalone.recover`."""
     clock = clocks.BootClock()
-    identity = engines.Identity.new(host=settings.host, hostname=settings.host, binary=BINARY,
-                                    topic=BINARY)
+    identity = _identity(settings)
     database = agent.database(configuration, settings)
-    _require(rows.HeatRows(database), only)
+    heat = rows.HeatRows(database)
+    _require(heat, only)
     live = agent.Liveness(
         identity, settings, database,
         lambda context: _OneGo(context, only=only), configuration=configuration)
@@ -153,8 +174,14 @@ def do(configuration: Any, settings: conf.Settings, only: str | None,
             time.sleep(settings.scan_interval)
         unclear = [f'Engine {engine_id} owns work and does not beat, and it is not certain that it '
                    f'is dead: recover again.' for engine_id in sorted(store.silent)]
-        found = [_line(order) for order in orders.Orders(database).by(
-            identity.engine_id)]
+        # What stays locked is told as it stands now, whoever has noted it.
+        found = [_line(order) for order in heat.orders.by(identity.engine_id)
+                 if order.plan is not Plan.LEAVE_ALONE]
+        stacks = None if only is None else heat.family(only)
+        held = [f'Stack {row.stack.name} ({row.stack.id}), {row.name}: {decision.plan}, as '
+                f'{decision.reason}: engine {owner.engine_id} holds it still.'
+                for owner in store.ended()
+                for row, decision in _consider(heat, owner, settings, stacks)]
         deaths = [f'Engine {entry.engine_id} was declared dead.' for entry in Journal(
             database).search(identity.engine_id, 'death')]
     except KeyboardInterrupt:
@@ -163,7 +190,12 @@ def do(configuration: Any, settings: conf.Settings, only: str | None,
     finally:
         calls.wait_for_traversals()
         live.stop()
-    return '\n'.join([*deaths, *found, *unclear]) or 'Nothing was to be done.'
+    return '\n'.join([*deaths, *found, *held, *unclear]) or 'Nothing was to be done.'
+
+
+def _identity(settings: conf.Settings) -> engines.Identity:
+    return engines.Identity.new(host=settings.host, hostname=settings.host, binary=BINARY,
+                                topic=BINARY)
 
 
 def _waits(store: Any, settings: conf.Settings, passed: float) -> str:

@@ -161,3 +161,21 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> Iterator[heat_rooms.Rooms]:
     found = heat_rooms.Rooms(monkeypatch)
     yield found
     found.close()
+
+
+@pytest.fixture
+def crew(heat: Any, rooms: heat_rooms.Rooms) -> Iterator[Any]:
+    """Engines that are rows, and some that live on a clock of their own."""
+    from tests.databases.heat_crew import Crew
+
+    found = Crew(heat, rooms)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def recover(heat: Any, rooms: heat_rooms.Rooms, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The command ``recover``."""
+    from tests.databases.heat_crew import command
+
+    return command(heat, rooms, monkeypatch)

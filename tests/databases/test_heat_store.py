@@ -12,77 +12,18 @@
 
 """The work stores of engine, agent and command: who watches whom, and who sweeps; without Heat."""
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from heat_liveness import agent, conf
-from heat_liveness import engine as engines
 from heat_liveness.db import models, times
-from heat_liveness.db.database import Database
 from heat_liveness.heat import bridge
 from heat_liveness.heat.plans import Plan
 from tests.databases import heat_tables as tables
+from tests.databases.heat_crew import AGENT, ENGINE, RECOVER, SETTINGS, Crew, Recover
 from tests.databases.heat_rooms import Rooms
 from tests.databases.heat_tables import Heat
-from tests.unit import fakes
-
-ENGINE = (bridge.BINARY, bridge.TOPIC)
-AGENT = ('heat-liveness-agent', 'liveness')
-RECOVER = ('heat-liveness-recover', 'heat-liveness-recover')
-SETTINGS = conf.Settings(host='here')
-
-
-def identity(name: str, kind: tuple[str, str]) -> engines.Identity:
-    """Describe an engine of which this machine can prove nothing."""
-    return engines.Identity(name, f'host-of-{name}', f'host-of-{name}', *kind,
-                            fakes.process(f'boot-of-{name}'))
-
-
-class Crew:
-    """Engines that are rows, and one that lives, on a clock of its own."""
-
-    def __init__(self, heat: Heat, rooms: Rooms) -> None:
-        self.heat = heat
-        self.clock = fakes.Clock()
-        self._rooms = rooms
-        self._lives: list[agent.Liveness] = []
-
-    def engine(self, name: str, kind: tuple[str, str], *, silent: float = 0) -> str:
-        """Put an engine's row there, that has not beaten for so long."""
-        self.heat.members.insert(identity(name, kind), 4, 20)
-        if silent:
-            self.heat.shift(models.service, 'updated_at', silent, engine_id=name)
-        return name
-
-    def live(self, name: str, kind: tuple[str, str], store: Any = None) -> agent.Liveness:
-        """Let an engine join that is driven step by step."""
-        made = agent.Liveness(
-            identity(name, kind), SETTINGS, Database(self.heat.url),
-            store or self._rooms.work.HeatWork, clock=self.clock, timer=fakes.Timer())
-        made.join()
-        self._lives.append(made)
-        return made
-
-    def run(self, live: agent.Liveness, seconds: float) -> None:
-        """Let an engine scan every two seconds, and beat."""
-        for _ in range(round(seconds / 2)):
-            self.clock.forward(2)
-            live.membership.beat()
-            live.scan()
-
-    def close(self) -> None:
-        for live in self._lives:
-            live.stop()
-
-
-@pytest.fixture
-def crew(heat: Heat, rooms: Rooms) -> Iterator[Crew]:
-    found = Crew(heat, rooms)
-    yield found
-    found.close()
 
 
 def state(heat: Heat, name: str) -> str:
@@ -281,40 +222,6 @@ def test_what_may_come_back_keeps_its_row_in_heats_own_table(
     with heat.database.autocommit() as connection:
         deleted_at = connection.scalar(sa.select(tables.service.c.deleted_at))
     assert (deleted_at is not None) is knows_us
-
-
-Recover = Callable[..., str]
-
-
-@pytest.fixture
-def recover(heat: Heat, rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> Recover:
-    """The command, on a clock that does not wait."""
-    clock = fakes.Clock()
-    monkeypatch.setattr(rooms.recover.clocks, 'BootClock', lambda: clock)
-    monkeypatch.setattr(rooms.recover.time, 'sleep', clock.forward)
-    made = agent.Liveness
-
-    def liveness(*arguments: Any, **more: Any) -> agent.Liveness:
-        live = made(*arguments, **{'clock': clock, 'timer': fakes.Timer(), **more})
-        scan = live.observer.scan
-
-        def beat_and_scan() -> Any:
-            live.membership.beat()
-            return scan()
-
-        monkeypatch.setattr(live, 'start', lambda scanner: None)
-        monkeypatch.setattr(live.observer, 'scan', beat_and_scan)
-        return live
-
-    monkeypatch.setattr(rooms.recover.agent, 'Liveness', liveness)
-    monkeypatch.setattr(rooms.recover.agent, 'database',
-                        lambda config, settings: Database(heat.url))
-
-    def run(*, dry_run: bool = False, only: str | None = None,
-            say: Callable[[str], None] = lambda text: None) -> str:
-        return str((rooms.recover.tell if dry_run else rooms.recover.do)(
-            None, SETTINGS, only, say))
-    return run
 
 
 def test_recovering_adopts_what_a_killed_command_had_begun(
