@@ -186,7 +186,6 @@ def test_a_message_that_another_check_sends_is_a_copy(heat: Heat, sender: Sender
 
 
 # What is worked on alone.
-# What is worked on alone.
 
 def test_what_may_kill_is_worked_on_here_one_at_a_time(heat: Heat, sender: Sender) -> None:
     heat.order(1), heat.order(2)

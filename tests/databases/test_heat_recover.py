@@ -25,7 +25,7 @@ from heat_liveness.db import models, times
 from heat_liveness.heat.graph import Node
 from heat_liveness.heat.plans import Plan
 from tests.databases import heat_tables as tables
-from tests.databases.heat_crew import AGENT, ENGINE, RECOVER, Crew, Recover
+from tests.databases.heat_crew import AGENT, ENGINE, PEER, RECOVER, Crew, Recover
 from tests.databases.heat_rooms import Rooms
 from tests.databases.heat_tables import Heat
 
@@ -119,7 +119,7 @@ def by_one_of_another_version(crew: Crew) -> None:
 def by_one_that_has_peers(crew: Crew) -> None:
     """These have tokens."""
     held(crew.heat, dead(crew))
-    crew.engine('peer', ENGINE)
+    crew.engine(PEER, ENGINE)
 
 
 def for_its_nested_stack(crew: Crew) -> None:
@@ -270,9 +270,12 @@ def lines(said: str) -> list[Line]:
 
 
 def everything(heat: Heat) -> list[Any]:
+    """Return all rows, but that of the peer, which beats."""
+    others = sa.select(models.service).where(models.service.c.engine_id != PEER)
     with heat.database.autocommit() as connection:
-        return [connection.execute(sa.select(table)).all() for table in (
-            tables.stack, tables.resource, tables.point, models.takeover, models.service)]
+        return [connection.execute(statement).all() for statement in (
+            others, *map(sa.select, (
+                tables.stack, tables.resource, tables.point, models.takeover)))]
 
 
 @pytest.mark.parametrize(('arrange', 'plan'), SITUATIONS.items(),
