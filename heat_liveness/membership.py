@@ -119,6 +119,8 @@ class Membership:
         self._withheld: str | None = None
         self._holding = False
         self._armed = True
+        self._over: str | None = None
+        """Why this engine is about to leave, and must not beat any more."""
         # Between "is the gate closed?" and "move the timer" no beat may come, or the timer
         # would be left nearer than that beat allows.
         self._fencing = threading.Lock()
@@ -187,6 +189,8 @@ class Membership:
         return self._settings.report_interval * self._chance.uniform(2 - conf.JITTER, conf.JITTER)
 
     def _beat_once(self) -> bool:
+        if self._over is not None:
+            self._leave_for_good(self._over)
         started = self._clock.now()
         # One whose reply is lost counts too: others may have seen it.
         self._count += 1
@@ -236,8 +240,11 @@ class Membership:
             return
         if row.ended:
             self._end(f'was declared {row.state} by {row.declared_by} ({row.evidence})')
-        reason = self._shut(f'has the state {row.state!r}, which no engine gives another, so it '
-                            f'is not alive to anybody, nor has it ended; it leaves')
+        self._over = self._shut(f'has the state {row.state!r}, which no engine gives another, so '
+                                f'it is not alive to anybody, nor has it ended; it leaves')
+        self._leave_for_good(self._over)
+
+    def _leave_for_good(self, reason: str) -> NoReturn:
         self._members.leave(self.identity.engine_id)
         raise errors.EngineDead(reason)
 

@@ -41,9 +41,10 @@ longer than any transaction lives.  That is the database's time, and a clock may
 to be found at two looks one after the other, ten times ``service_down_time`` apart on our own.
 """
 
+import contextlib
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from heat_liveness import clock as clocks
 from heat_liveness import conf, errors, fence
@@ -87,31 +88,27 @@ class Takeover:
         :raises EngineHeld: nothing is started now
         """
         taken = 0
-        failure: errors.LivenessError | None = None
+        failures: list[errors.LivenessError] = []
         now = self._clock.now()
         shown = self._owing | {row.engine_id: row for row in ended}
         # First, so that no owner whose work cannot be had stands in its way.
         if self._due_for_itself(now):
             self._looked_after_itself = now
-            try:
+            with _postponed(failures):
                 self._work.reclaim()
-            except (errors.EngineHeld, errors.EngineDead):
-                raise
-            except errors.LivenessError as error:
-                failure = error
         due = [row for row in shown.values() if row.engine_id not in self._relieved]
         due += self._again(ended, now)
         # Survivors that begin with different owners contend less.
         self._chance.shuffle(due)
-        for owner in due:
-            try:
-                taken += self._relieve(owner, now + self._settings.scan_interval)
-            except (errors.EngineHeld, errors.EngineDead):
-                raise
-            except errors.LivenessError as error:
-                failure = error
-        if failure is not None:
-            raise failure
+        until = self._clock.now() + self._settings.scan_interval
+        for number, owner in enumerate(due):
+            if number and self._clock.now() >= until:
+                self._owe(owner)
+                continue
+            with _postponed(failures):
+                taken += self._relieve(owner, until)
+        if failures:
+            raise failures[-1]
         return taken
 
     def _again(self, ended: Sequence[ServiceRow], now: float) -> list[ServiceRow]:
@@ -120,6 +117,9 @@ class Takeover:
                if now - self._relieved.get(row.engine_id, now) >= self._settings.service_down_time]
         owners = self._work.owners(due) if due else set()
         self._relieved.update(dict.fromkeys(due, now))
+        # Whoever has a row is shown, and asked about, more often than that.
+        self._relieved = {engine_id: at for engine_id, at in self._relieved.items()
+                          if now - at < self._period}
         return [row for row in ended if row.engine_id in owners]
 
     def _due_for_itself(self, now: float) -> bool:
@@ -127,7 +127,7 @@ class Takeover:
                 or now - self._looked_after_itself >= self._settings.service_down_time)
 
     def _relieve(self, owner: ServiceRow, until: float) -> int:
-        """Take over an owner's work, once at least, and on as long as there is more and time."""
+        """Take over an owner's work, once at least, and on while there is more, and time."""
         taken = 0
         while True:
             self._gate.check()
@@ -136,8 +136,7 @@ class Takeover:
             if not claim.pieces or self._clock.now() >= until:
                 break
         if claim.pieces or claim.more:
-            self._owing[owner.engine_id] = owner
-            self._relieved.pop(owner.engine_id, None)
+            self._owe(owner)
         else:
             self._owing.pop(owner.engine_id, None)
             self._relieved[owner.engine_id] = self._clock.now()
@@ -146,23 +145,29 @@ class Takeover:
                      self._me.engine_id, taken, owner.engine_id, owner.state)
         return taken
 
+    def _owe(self, owner: ServiceRow) -> None:
+        """Ask about an owner again at the next sweep."""
+        self._owing[owner.engine_id] = owner
+        self._relieved.pop(owner.engine_id, None)
+
+    @property
+    def _period(self) -> float:
+        """How often it is looked for what nobody needs any more (s)."""
+        return 10 * self._settings.service_down_time
+
     def forget(self) -> None:
         """Remove, every ten times ``service_down_time``, what nobody needs any more.
 
         :raises DatabaseError: it is tried again when as much time has passed
         """
         now = self._clock.now()
-        period = 10 * self._settings.service_down_time
-        if self._purged is not None and now - self._purged < period:
+        if self._purged is not None and now - self._purged < self._period:
             return
         self._purged = now
         candidates = self._members.purgeable(self._me, self._settings.purge_after)
         # The database's clock may have been set; between two looks our own has gone on.
         gone = self._purge([each for each in candidates if each in self._purgeable])
         self._purgeable = set(candidates)
-        # An ended row is asked about more often, so these are no more.
-        self._relieved = {engine_id: at for engine_id, at in self._relieved.items()
-                          if now - at < period}
         entries = self._journal.purge(self._settings.purge_after, self._me.engine_id)
         if gone or entries:
             LOG.info('Removed %d rows of engines that ended more than %g s ago, and %d entries '
@@ -175,3 +180,14 @@ class Takeover:
             if idle := set(batch) - self._work.owners(batch):
                 return self._members.purge(sorted(idle), self._me.engine_id)
         return []
+
+
+@contextlib.contextmanager
+def _postponed(failures: list[errors.LivenessError]) -> Iterator[None]:
+    """Keep what goes wrong for later, but that this engine may do nothing more."""
+    try:
+        yield
+    except (errors.EngineHeld, errors.EngineDead):
+        raise
+    except errors.LivenessError as error:
+        failures.append(error)

@@ -52,7 +52,8 @@ def show(database: Database, settings: Settings, options: Any) -> str:
     if options.form:
         return output.one(options.form, row.record() | {
             'journal': [dataclasses.asdict(entry) for entry in journal]})
-    operators = {entry.engine_id for entry in journal if entry.kind == 'operator'} - {None}
+    operators = {entry.engine_id for entry in journal
+                 if entry.kind == 'operator' and entry.detail.get('to') == 'in_progress'} - {None}
     return '\n'.join([*_told(row, operators), *_history(row, operators), *_journal(journal)])
 
 
@@ -68,8 +69,8 @@ def fail(database: Database, settings: Settings, options: Any) -> str:
     row = _find(database, options.lock)
     owner = None if row.engine_id is None else Members(database).read(row.engine_id)
     if owner is None or not owner.ended:
-        row = _unowned(database, options.lock, ('quarantined',))
-    _must(Locks(database).settle(row, 'failed', options.reason), row)
+        row, owner = _unowned(database, options.lock, ('quarantined',)), None
+    _must(Locks(database).settle(row, 'failed', options.reason, owner), row)
     return f'The lock {row.name} is failed: {options.reason}'
 
 
@@ -118,6 +119,9 @@ def _owned(database: Database, row: LockRow, engine_id: str) -> str:
     if owner.ended:
         return (f'{begin}, which is {owner.state}: the next engine that has room, and a handler '
                 f'for the task {row.task}, takes the work over by itself.')
+    if not owner.live:
+        return (f'{begin}, whose state {owner.state!r} nobody knows: if its process has ended, '
+                f'set its row in the service table to "dead".')
     return (f'{begin} on {owner.host} (pid {owner.process.pid}), which lives; its last beat is '
             f'{owner.age:.1f} s old. Wait until the work is done, or end that engine: then '
             f'another one takes the work over by itself.')
@@ -162,8 +166,9 @@ def _history(row: LockRow, operators: Collection[str | None]) -> list[str]:
     for number, entry in enumerate(row.history, 1):
         what = ('An operator had it tried again' if str(entry['engine_id']) in operators
                 else f'Engine {entry["engine_id"]} {_ENDED.get(str(entry["state"]), "ended")}')
-        then = (f'engine {entry["taken_by"]} took the work over' if entry['taken_by']
-                else 'the work was quarantined')
+        taker = entry['taken_by']
+        then = ('an operator gave the work up' if taker == 'operator'
+                else f'engine {taker} took the work over' if taker else 'the work was quarantined')
         lines.append(f'  {number}. {what}; {then}.')
     return lines
 

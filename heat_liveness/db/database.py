@@ -143,7 +143,7 @@ class Database:
         :param parameters: more of the URL's query
         :param connect_timeout: seconds one connect may take
         :param read_timeout: seconds one read or write may take
-        :param connections: the most that may be open at a time
+        :param connections: the most that may be open at a time in each of two pools
         :raises ConfigError: the URL cannot be used, or its driver is not installed
         """
         self.url = parse_url(url, parameters)

@@ -130,7 +130,7 @@ class Locks:
 
         :raises LockHeld: somebody holds it, or it is quarantined
         :raises EngineDead: the engine is not alive
-        :raises DataRefused: the name ends with a space, or the arguments are too long
+        :raises DataRefused: the name or task ends with a space, or the arguments are too long
         """
         if name.endswith(' '):
             raise errors.DataRefused(
@@ -302,10 +302,16 @@ class Locks:
         return rows
 
     @again_if_contended
-    def settle(self, row: LockRow, status: str, reason: str | None) -> bool:
-        """Change a lock without a living owner, for an operator; return whether it was as read."""
+    def settle(self, row: LockRow, status: str, reason: str | None,
+               owner: ServiceRow | None = None) -> bool:
+        """Change a lock that nobody owns, for an operator; return whether it was as read.
+
+        :param owner: the ended engine that owns it still
+        """
+        values: dict[str, object] = {} if owner is None else {
+            'history': _t.c.history + _entry(owner, 'operator')}
         with self._database.transaction() as connection:
-            return self._settle(connection, row, status, reason)
+            return self._settle(connection, row, status, reason, **values)
 
     @again_if_contended
     def retry(self, row: LockRow, operator: engines.Identity) -> bool:
@@ -343,8 +349,9 @@ class Locks:
                     updated_at=times.now(), **{'engine_id': None, **values})).rowcount == 1
         if done:
             connection.execute(entries.entry(
-                'operator', f'lock:{row.name}', row.generation + 1, values.get('engine_id'),
-                'operator', {'from': row.status, 'to': status, 'reason': reason}))
+                'operator', f'lock:{row.name}', row.generation + 1,
+                values.get('engine_id', row.engine_id), 'operator',
+                {'from': row.status, 'to': status, 'reason': reason}))
         return done
 
     def _lock(self, connection: sa.Connection, owner: ServiceRow,

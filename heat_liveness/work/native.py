@@ -149,10 +149,13 @@ class NativeWork:
     def acquire(self, name: str, task: str, arguments: Any = None) -> Task:
         """Take a lock that nobody holds; the caller does the work and ends it.
 
+        If this engine dies, those take it over that have a handler for its task.
+
         :raises LockHeld: another task holds it, here or elsewhere, or there is no room
         :raises EngineHeld: this engine cannot beat at present
         :raises EngineDead: this engine was declared dead
-        :raises UnclearOutcome: should the lock be ours after all, its handler will be run
+        :raises UnclearOutcome: should the lock be ours after all, its handler will be run, or
+            the lock be released if there is none
         """
         self._gate.check()
         with self._changed:
@@ -190,15 +193,26 @@ class NativeWork:
 
     def _give_thread(self, task: Task) -> futures.Future[None]:
         self._threaded.add(task)
-        return self._pool.submit(self._run, task)
+        try:
+            return self._pool.submit(self._run, task)
+        except RuntimeError:
+            # There is no thread to be had.  What the pool has kept of it is not run any more.
+            self._threaded.discard(task)
+            self._let_go(task)
+            self.doubts = True
+            raise
 
     def room(self) -> int:
         """Return how many more tasks this engine can run."""
         with self._changed:
             if self._draining:
                 return 0
-            busy = len(self._threaded.union(self._held.values())) + len(self._acquiring)
-            return max(0, self._settings.max_tasks - busy)
+            return max(0, self._settings.max_tasks - len(self._busy) - len(self._acquiring))
+
+    @property
+    def _busy(self) -> set[Task]:
+        """What is worked on, by a thread of this engine or by a caller of acquire()."""
+        return self._threaded.union(self._held.values())
 
     def _idle(self, name: str) -> bool:
         """Whether this engine neither runs nor is just acquiring that lock."""
@@ -251,20 +265,21 @@ class NativeWork:
     def _runs_tainted(self) -> bool:
         """Whether work whose owner has died before runs here."""
         with self._changed:
-            return any(task.takeovers for task in self._held.values())
+            return any(task.takeovers for task in self._busy)
 
     def reclaim(self) -> int:
         """Claim from itself what this engine owns but neither runs nor is just claiming."""
         self.doubts = False
         try:
-            strays = [row for row in self._locks.search(engine_id=self._me)
-                      if self._idle(row.name)]
+            rest = [row for row in self._locks.search(engine_id=self._me)
+                    if row.name not in self._held]
+            strays = [row for row in rest if self._idle(row.name)]
             chosen = self._together(strays)[:self.room()]
-            if len(chosen) < len(strays):
+            if len(chosen) < len(rest):
                 self.doubts = True
             # A task that ended between the two looks is no stray: its row has changed.
             return sum(self._reclaim(row) for row in chosen)
-        except errors.UnclearOutcome:
+        except errors.LivenessError:
             self.doubts = True
             raise
 
@@ -310,9 +325,7 @@ class NativeWork:
                 return 0
             # What a failover has undone may be taken over again while it runs still.  It runs on,
             # once: under this generation as before, or until it finds that it has lost the lock.
-            new = [Task(row, self) for row in rows if self._idle(row.name)]
-            if len(new) < len(rows):
-                self.doubts = True
+            new = [Task(row, self) for row in rows if row.name not in self._held]
             for task in new:
                 self._held[task.name] = task
                 self._give_thread(task)
@@ -320,6 +333,9 @@ class NativeWork:
 
     def _run(self, task: Task) -> None:
         """Run a task to its end, whatever that is; the thread goes on."""
+        with self._changed:
+            if task not in self._threaded:
+                return
         try:
             self._handle(task)
         except errors.LockLost as error:
@@ -394,6 +410,8 @@ class NativeWork:
                 return
             # A caller of acquire() need not say that he has let go of what he has lost.
             self._let_go(task)
+            if now is not None and now.engine_id == self._me:
+                self.doubts = True
             raise errors.LockLost(_lost(row, now))
 
 
@@ -403,5 +421,7 @@ def _lost(row: HeldLock, now: LockRow | None) -> str:
         return (f'Engine {row.engine_id} is not alive any more, so nothing was written under its '
                 f'lock {row.name}.')
     holder = 'nobody' if now is None or now.engine_id is None else now.engine_id
+    if holder == row.engine_id:
+        holder = f'itself under another, {now.generation}' if now else ''
     return (f'The lock {row.name} is not held by engine {row.engine_id} under generation '
             f'{row.generation} any more, but by {holder}: nothing was written.')

@@ -425,6 +425,29 @@ def test_work_that_an_ended_engine_has_left_may_be_given_up(bed: Bed) -> None:
     entry = Journal(bed.database).search(kind='operator')[-1]
     assert (entry.subject, entry.detail) == (
         'lock:a', {'from': 'in_progress', 'to': 'failed', 'reason': 'Gone.'})
+    assert f'1. Engine {engine} died; an operator gave the work up.' in bed.ask('lock', 'show', 'a')
+    bed.ask('lock', 'retry', 'a')
+    said = bed.ask('lock', 'show', 'a')
+    assert 'left by an operator for the next engine' in said
+    assert f'1. Engine {engine} died; an operator gave the work up.' in said
+
+
+def test_work_that_was_given_up_is_tried_again_by_engines_of_its_owners_kind(bed: Bed) -> None:
+    living, engine = bed.engine(binary='mine', topic='t'), bed.engine(binary='mine', topic='t')
+    bed.locks.acquire('a', 'build', None, engine)
+    bed.die(engine, living)
+    bed.ask('lock', 'fail', 'a', '--reason', 'Gone.')
+    assert 'by the next mine (topic t) that has room' in bed.ask('lock', 'retry', 'a')
+
+
+def test_a_lock_of_an_engine_whose_state_nobody_knows_is_refused_with_what_to_do(
+        bed: Bed) -> None:
+    engine = bed.engine()
+    bed.locks.acquire('a', 'build', None, engine)
+    with bed.database.autocommit() as connection:
+        connection.execute(models.service.update().values(state='resting'))
+    assert "whose state 'resting' nobody knows: if its process has ended, set its row" in (
+        bed.refuse('lock', 'fail', 'a', '--reason', 'Gone.'))
 
 
 def test_work_that_was_taken_over_meanwhile_is_not_given_up(

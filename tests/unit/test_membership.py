@@ -282,7 +282,9 @@ def test_an_engine_whose_state_nobody_knows_works_no_more_while_it_cannot_leave(
         engine.membership.beat()
         with pytest.raises(errors.EngineDead):
             engine.gate.check()
-        assert table.rows['me'].state == 'resting'
+        table.change('me', state='up')
+        engine.membership.beat()
+    assert table.rows['me'].report_count == 0, 'it would live on, and do nothing'
     with pytest.raises(errors.EngineDead, match='it leaves'):
         engine.membership.beat()
     assert table.rows['me'].state == 'left'

@@ -271,11 +271,52 @@ def test_a_takeover_that_a_failover_undoes_does_not_start_the_work_again(
     assert found(locks, 'x').generation == before.generation
     claim = node.work.claim(dead)
     assert (claim.pieces, claim.more) == (0, True)
-    assert node.work.doubts
     assert node.work.reclaim() == 0
     handlers.go_on.set()
     wait_until(lambda: found(locks, 'x').status == 'complete', 30, 'The end')
     assert handlers.runs == [('x', 2)]
+
+
+def test_what_is_won_anew_while_it_runs_under_an_older_generation_is_run_when_that_is_lost(
+        node: Node, locks: Locks, database: Database, handlers: Handlers) -> None:
+    """I8, I9: a failover has undone more than the takeover."""
+    other = Node(database, 'other', handlers)
+    node.work._locks.acquire('x', 'wait', None, 'other')
+    dead = other.die()
+    assert node.work.claim(dead).pieces == 1
+    wait_until(lambda: handlers.runs == [('x', 2)], 30, 'The start')
+    with database.transaction() as connection:
+        connection.execute(models.lock.update().values(
+            engine_id='other', generation=5, takeovers=0, history=''))
+    assert node.work.claim(dead).pieces == 0
+    assert found(locks, 'x').generation == 6
+    handlers.go_on.set()
+    wait_until(lambda: node.work.doubts, 30, 'The loss of the lock')
+    assert node.work.reclaim() == 1
+    wait_until(lambda: found(locks, 'x').status == 'complete', 30, 'The end')
+    assert handlers.runs == [('x', 2), ('x', 7)]
+
+
+def test_a_tainted_handler_that_goes_on_without_its_lock_stays_alone(
+        node: Node, database: Database, handlers: Handlers) -> None:
+    """I10: its process may die of it yet."""
+    def handler(task: Task) -> None:
+        task.complete()
+        assert handlers.go_on.wait(60)
+
+    node.work._handlers['long'] = handler
+    owner = Node(database, 'owner', {})
+    for name in 'xy':
+        owner.work.acquire(name, 'long')
+    heir = Node(database, 'heir', {})
+    assert len(heir.work._locks.take_over(owner.die(), 'heir', 9, tainted=False)) == 2
+    dead = heir.die()
+    assert node.work.claim(dead).pieces == 1
+    wait_until(lambda: not node.work._held, 30, 'The end of its lock')
+    assert node.work.claim(dead).pieces == 0
+    handlers.go_on.set()
+    wait_until(lambda: node.work.room() == SETTINGS.max_tasks, 30, 'The end of its thread')
+    assert node.work.claim(dead).pieces == 1
 
 
 def test_a_doubt_that_comes_while_an_engine_looks_after_itself_stays(
@@ -744,26 +785,72 @@ def test_a_lock_acquired_anew_while_its_last_task_ends_is_not_reclaimed(
     assert found(locks, 'x').generation == 2
 
 
-def test_what_is_taken_over_while_it_is_being_acquired_is_run_when_that_has_failed(
+def test_a_failed_acquisition_does_not_forget_what_was_taken_over_meanwhile(
         node: Node, locks: Locks, database: Database, handlers: Handlers,
         monkeypatch: pytest.MonkeyPatch) -> None:
-    """I9: the lock is taken over while its acquisition is on the way."""
+    """I8, I9: the lock is taken over, and run, while its acquisition is on the way."""
     other = Node(database, 'other', handlers)
     other.work.acquire('x', 'wait')
     dead = other.die()
     acquire = node.work._locks.acquire
 
     def slow(*arguments: Any) -> LockRow:
-        assert node.work.claim(dead).pieces == 0
+        assert node.work.claim(dead).pieces == 1
         return acquire(*arguments)
 
     monkeypatch.setattr(node.work._locks, 'acquire', slow)
     with pytest.raises(errors.LockHeld):
         node.work.acquire('x', 'wait')
+    assert node.work.reclaim() == 0
+    assert found(locks, 'x').generation == 2
+
+
+def test_what_is_passed_by_as_it_is_being_acquired_is_looked_at_again(
+        node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I8: the acquisition may end in doubt."""
+    find = node.work._locks.acquire
+
+    def slow(*arguments: Any) -> LockRow:
+        row = find(*arguments)
+        assert node.work.reclaim() == 0
+        assert node.work.doubts
+        return row
+
+    monkeypatch.setattr(node.work._locks, 'acquire', slow)
+    node.work.acquire('x', 'quick').complete()
+    assert node.work.reclaim() == 0
+    assert not node.work.doubts
+
+
+@pytest.mark.parametrize('method', ['search', 'reclaim'])
+def test_a_look_after_itself_that_fails_leaves_the_doubt(node: Node, method: str) -> None:
+    """I8."""
+    Faults(node.work._locks, 'acquire', UNCLEAR, 1, after=True)
+    with pytest.raises(errors.UnclearOutcome):
+        node.work.acquire('x', 'wait')
+    Faults(node.work._locks, method, REFUSED, 1, after=False)
+    with pytest.raises(errors.DatabaseError):
+        node.work.reclaim()
     assert node.work.doubts
     assert node.work.reclaim() == 1
-    assert found(locks, 'x').generation == 3
-    assert node.work.reclaim() == 0
+
+
+def test_work_that_gets_no_thread_is_run_as_soon_as_there_is_one(
+        node: Node, locks: Locks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I8: no thread can be had where the number of processes is limited."""
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, 'start', fail_to_start)
+        with pytest.raises(RuntimeError):
+            node.work.submit('x', 'quick')
+    assert node.work.room() == SETTINGS.max_tasks
+    assert node.work.doubts
+    assert node.work.reclaim() == 1
+    wait_until(lambda: found(locks, 'x').status == 'complete', 30, 'The end')
+    assert found(locks, 'x').generation == 2
+
+
+def fail_to_start(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 def test_what_is_just_being_acquired_is_not_reclaimed(

@@ -248,7 +248,6 @@ def test_who_was_purged_by_another_is_forgotten_too() -> None:
     for _ in range(10):
         taker.later(SETTINGS.service_down_time)
         taker.sweep('x')
-    taker.takeover.forget()
     assert set(taker.takeover._relieved) == {'x'}
 
 
@@ -280,6 +279,38 @@ def test_a_sweep_ends_though_tasks_end_as_fast_as_they_are_claimed() -> None:
     taken = taker.sweep('x')
     assert taken == 10 * math.ceil(SETTINGS.scan_interval / .5)
     assert taker.sweep() == taken, 'the rest is found though nobody shows it'
+
+
+def test_a_sweep_ends_though_there_are_many_owners() -> None:
+    """Each is asked about, in turn, however many there are."""
+    taker = Taker(**{f'o{number}': 1 for number in range(30)})
+    claim = taker.work.claim
+
+    def slow(owner: ServiceRow) -> Claim:
+        taker.later(.3)
+        return claim(owner)
+
+    taker.work.claim = slow  # type: ignore[method-assign]
+    each = math.ceil(SETTINGS.scan_interval / .3)
+    assert taker.sweep(*taker.work.pieces) <= each
+    sweeps = 1
+    while any(taker.work.pieces.values()):
+        assert taker.sweep() <= each
+        sweeps += 1
+    assert sweeps > 3
+
+
+def test_after_a_long_outage_the_relieved_are_asked_about_with_one_question() -> None:
+    """I17: or all engines would ask about each of them, of a database that has just come back."""
+    taker = Taker()
+    names = [f'o{number}' for number in range(50)]
+    taker.sweep(*names)
+    taker.takeover.forget()
+    taker.later(20 * SETTINGS.service_down_time)
+    taker.takeover.forget()
+    before = taker.work.questions
+    taker.sweep(*names)
+    assert (taker.work.asked, taker.work.questions) == ([], before + 1)
 
 
 def test_forgetting_is_tried_only_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
