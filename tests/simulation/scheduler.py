@@ -39,6 +39,8 @@ class _Timeout:
 
 
 TIMEOUT = _Timeout()
+LOOK_SECONDS = 1e-6
+"""What a look at a clock takes."""
 
 
 class Hub:
@@ -206,15 +208,20 @@ def _preempt() -> None:
 
 
 class Clock:
-    """The CLOCK_BOOTTIME of one machine, at its own rate, from its own start."""
+    """The CLOCK_BOOTTIME of one machine, at its own rate, from its own start.
+
+    No two looks at it show the same time, as with a real one: two that are compared differ.
+    """
 
     def __init__(self, hub: Hub, rate: float, start: float) -> None:
         self._hub = hub
         self._rate = rate
         self._start = start
+        self._shown = start
 
     def now(self) -> float:
-        return self._start + self._hub.now * self._rate
+        self._shown = max(self._start + self._hub.now * self._rate, self._shown + LOOK_SECONDS)
+        return self._shown
 
     def true(self, time: float) -> float:
         """Return the virtual time at which this clock shows a time."""

@@ -43,7 +43,7 @@ def gate(clock: fakes.Clock) -> fence.Gate:
 
 def test_a_gate_is_closed_until_the_first_beat(gate: fence.Gate, clock: fakes.Clock) -> None:
     assert gate.held
-    assert gate.closes_at == clock.now()
+    assert gate.closes_at == pytest.approx(clock.now())
     with pytest.raises(errors.EngineHeld, match=r'^No beat has reached the database for 20 s, so'):
         gate.check()
 
@@ -83,7 +83,7 @@ def test_a_late_report_of_an_early_beat_does_not_close_the_gate(
         gate: fence.Gate, clock: fakes.Clock) -> None:
     gate.good_beat(clock.now())
     gate.good_beat(clock.now() - 15)
-    assert gate.closes_at == clock.now() + 20
+    assert gate.closes_at == pytest.approx(clock.now() + 20)
 
 
 def test_a_gate_that_is_shut_stays_shut_and_says_why(gate: fence.Gate, clock: fakes.Clock) -> None:
