@@ -121,8 +121,9 @@ class Connections:
             raise errors.DatabaseError('The database refused: connection lost before it was sent.')
         elif fault == 'deadlock':
             thread.wait(self._latency())
-            transaction.abort('Deadlock found when trying to get a lock (1213).')
-            raise transaction.failure()
+            lost = errors.Contended('Deadlock found when trying to get a lock (1213).')
+            transaction.abort(lost)
+            raise lost
         travel = self._latency()
         if fault == 'late':
             travel = self._chance.random() * LONGEST_LATE
@@ -155,7 +156,7 @@ class Connections:
 
 def _undo(transaction: Transaction) -> None:
     if not transaction.over and not transaction.committing:
-        transaction.abort('Connection lost.')
+        transaction.abort(errors.UnclearOutcome('Connection lost.'))
 
 
 class _Call:

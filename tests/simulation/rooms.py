@@ -31,6 +31,7 @@ from typing import Any, Protocol
 from heat_liveness import engine as engines
 from heat_liveness import errors
 from heat_liveness.db import models
+from heat_liveness.db.database import again_if_contended
 from heat_liveness.db.locks import HeldLock, LockRow
 from heat_liveness.db.locks import _entry as history_entry
 from heat_liveness.db.members import ServiceRow
@@ -200,8 +201,8 @@ class Members:
                     if not (row.updated < oldest or row.updated > now
                             or row.identity.process.boot_id == machine):
                         continue
-                elif row.declared_at is None or (
-                        ended_within is not None and row.declared_at <= now - ended_within):
+                elif row.state not in _ENDED or (ended_within is not None and (
+                        row.declared_at is None or row.declared_at <= now - ended_within)):
                     continue
                 if row.is_peer(observer):
                     found.append(row.shown(now))
@@ -215,7 +216,7 @@ class Members:
             every = set()
             for row in tx.all('service'):
                 recent = (row.state == 'dead' and row.evidence == 'watched'
-                          and row.declared_at > tx.time() - within)
+                          and row.declared_at is not None and row.declared_at > tx.time() - within)
                 if row.is_peer(observer) and (row.state in _LIVE or recent):
                     machine = row.identity.process.boot_id or row.identity.hostname
                     every.add(machine)
@@ -225,6 +226,7 @@ class Members:
         found: tuple[set[str], set[str]] = self._database.read(statement)
         return found
 
+    @again_if_contended
     def declare(self, row: ServiceRow, observer_id: str, evidence: str, mass: bool,
                 detail: Mapping[str, object]) -> bool:
         name, guards = row.engine_id, self._guards
@@ -259,7 +261,7 @@ class Members:
 
     def leave(self, engine_id: str) -> bool:
         return bool(self._database.autocommit(lambda tx: self._update(
-            tx, engine_id, lambda row: row.state in _LIVE,
+            tx, engine_id, lambda row: row.state not in _ENDED,
             lambda at: Left(at=at, engine=engine_id), state='left', declared_by=engine_id,
             declared_at=tx.time())))
 
@@ -267,9 +269,10 @@ class Members:
         def statement(tx: Transaction) -> list[str]:
             rows = [row for row in tx.all('service')
                     if row.is_peer(observer) and row.state in _ENDED
-                    and row.declared_at is not None and row.declared_at < tx.time() - after]
-            rows.sort(key=lambda row: row.declared_at)
-            return [row.identity.engine_id for row in rows[:100]]
+                    and (row.updated if row.declared_at is None
+                         else row.declared_at) < tx.time() - after]
+            rows.sort(key=lambda row: row.declared_at or 0.0)
+            return [row.identity.engine_id for row in rows]
         found: list[str] = self._database.read(statement)
         return found
 
@@ -299,6 +302,7 @@ class Locks:
         self._database = database
         self._guards = database.guards
 
+    @again_if_contended
     def acquire(self, name: str, task: str, arguments: object, engine_id: str) -> LockRow:
         work: dict[str, Any] = {
             'task': task, 'arguments_text': json.dumps(arguments), 'progress_text': 'null',
@@ -380,6 +384,7 @@ class Locks:
         found: set[str] = self._database.read(statement)
         return found
 
+    @again_if_contended
     def take_over(self, owner: ServiceRow, taker_id: str, limit: int,
                   tainted: bool, poison: int | None = None,
                   tasks: Collection[str] | None = None) -> list[HeldLock]:
@@ -407,12 +412,15 @@ class Locks:
         return _held(self._database.transaction(body))
 
     def reclaim(self, rows: Sequence[LockRow], engine_id: str) -> list[LockRow]:
-        won: list[LockRow] = []
-        for row in rows:
-            move = self._move([row], engine_id, engine_id, None, 'reclaim', lambda row: {})
-            won.extend(self._database.transaction(functools.partial(_moved, move)))
-        return won
+        return [won for row in rows for won in self._reclaim(row, engine_id)]
 
+    @again_if_contended
+    def _reclaim(self, row: LockRow, engine_id: str) -> list[LockRow]:
+        move = self._move([row], engine_id, engine_id, None, 'reclaim', lambda row: {})
+        moved: list[LockRow] = self._database.transaction(functools.partial(_moved, move))
+        return moved
+
+    @again_if_contended
     def quarantine(self, owner: ServiceRow, taker_id: str, max_takeovers: int) -> list[HeldLock]:
         entry = history_entry(owner, None)
 

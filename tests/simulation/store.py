@@ -17,13 +17,14 @@ by then and what its own transaction has written.  Like the servers', it reads f
 locks the row it is going to change; where another transaction has that row, the statement waits in
 the server, and begins anew when the row is free.  What it asked of *other* rows stays as it
 was first answered, as in PostgreSQL (``Transaction.once``); that is the weakest
-that any of our servers promises.  A wait that is too long or goes round in a circle is a
-certain error.
+that any of our servers promises.  A wait that is too long is a certain error; one that goes
+round in a circle is :class:`~errors.Contended`, as the product calls it.
 
 With several nodes, each has its own copy and its own row locks.  A COMMIT puts what was
 written in the one order of the cluster, unless something before it in that order, which its
-node has not applied yet, changed the same row: the first wins.  A node that applies a change takes
-the row from whoever holds it there.  Reads see the node's copy, which may be behind.
+node has not applied yet, changed the same row: the first wins, and the other is Contended.  A node
+that applies a change takes the row from whoever holds it there.  Reads see the node's copy, which
+may be behind.
 
 What the database does is told to ``tell`` as facts, in the order of the commits.
 """
@@ -75,7 +76,7 @@ class Node:
             for key, row in changes.items():
                 holder = self.locks.get(key)
                 if holder is not None:
-                    holder.abort('Deadlock found: another node was first (1213).')
+                    holder.abort(errors.Contended('Another node was first (1213).'))
                 self.put(key, row)
 
     def put(self, key: Key, row: Any) -> None:
@@ -115,8 +116,9 @@ class Cluster:
         """Put what a transaction wrote in the order, or raise."""
         node = transaction.node
         if any(self._changed.get(key, 0) > node.applied for key in transaction.changes):
-            transaction.abort('Deadlock found: certification failed (1213).')
-            raise transaction.failure()
+            lost = errors.Contended('Certification failed (1213).')
+            transaction.abort(lost)
+            raise lost
         changes = transaction.changes
         node.release(transaction)
         self.log.append(changes)
@@ -145,7 +147,7 @@ class Transaction:
         """Its COMMIT has arrived: it lasts, or fails, whoever is there to learn of it."""
         self.waits_for: Key | None = None
         self._answers: dict[Any, Any] = {}
-        self._aborted: str | None = None
+        self._aborted: errors.DatabaseError = errors.DatabaseError('The transaction is over.')
 
     def begin_statement(self) -> None:
         """Forget what earlier statements were answered."""
@@ -215,7 +217,7 @@ class Transaction:
         self.facts = []
         self.node.release(self)
 
-    def abort(self, why: str) -> None:
+    def abort(self, why: errors.DatabaseError) -> None:
         """Undo it in the server's name; its client learns so from what it does next."""
         self._aborted = why
         self.rollback()
@@ -223,11 +225,7 @@ class Transaction:
     def check(self) -> None:
         """Raise if it is over: undone by the server, or by a client who has gone."""
         if self.over:
-            raise self.failure()
-
-    def failure(self) -> errors.DatabaseError:
-        """Return what the client is told after :meth:`abort`."""
-        return errors.DatabaseError(f'The database refused: {self._aborted}')
+            raise self._aborted
 
     def in_a_circle(self, key: Key) -> bool:
         """Whether to wait for a row would be to wait for itself."""
@@ -274,8 +272,7 @@ class Request:
     def _wait(self, key: Key) -> None:
         transaction = self._transaction
         if transaction.in_a_circle(key):
-            transaction.abort('Deadlock found when trying to get a lock (1213).')
-            self._answer(transaction.failure())
+            self._refuse(errors.Contended('Deadlock found when trying to get a lock (1213).'))
             return
         if not self._timed:
             self._timed = True
@@ -296,8 +293,11 @@ class Request:
             waiting = self._transaction.node.waiting.get(key, [])
             if self in waiting:
                 waiting.remove(self)
-            self._transaction.abort('Lock wait timeout exceeded (1205).')
-            self._answer(self._transaction.failure())
+            self._refuse(errors.DatabaseError('Lock wait timeout exceeded (1205).'))
+
+    def _refuse(self, why: errors.DatabaseError) -> None:
+        self._transaction.abort(why)
+        self._answer(why)
 
 
 def changed(row: Any, **values: Any) -> Any:

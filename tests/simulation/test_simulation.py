@@ -17,11 +17,14 @@ import time
 
 import pytest
 
+from heat_liveness import errors
 from tests.history.events import Healed
 from tests.simulation import plan as plans
 from tests.simulation import world
 from tests.simulation.__main__ import main, shrunk
 from tests.simulation.rooms import Guards
+from tests.simulation.scheduler import Hub
+from tests.simulation.store import Cluster, Transaction
 
 SEEDS = 400
 ENOUGH_SECONDS = 20.0
@@ -53,6 +56,17 @@ def test_the_first_seeds_keep_all_promises() -> None:
     1100519])
 def test_a_seed_that_failed_once_passes(seed: int) -> None:
     assert not world.run(plans.draw(seed)).faults
+
+
+def test_who_loses_against_another_node_is_told_so_as_by_the_product() -> None:
+    first, second = (Transaction(node)
+                     for node in Cluster(Hub(0), 2, lambda event: None).nodes)
+    for transaction in (first, second):
+        transaction.lock('lock', 'a')
+        transaction.put('lock', 'a', 'row')
+    first.commit()
+    with pytest.raises(errors.Contended):
+        second.commit()
 
 
 def test_a_seed_gives_the_same_history_each_time() -> None:
