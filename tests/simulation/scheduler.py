@@ -22,6 +22,7 @@ Between two waits nothing else runs, so a process is stopped, and ends, only whe
 threads waits; :func:`pause_point` makes another such place.
 """
 
+import collections
 import heapq
 import random
 from collections.abc import Callable, Iterator
@@ -142,6 +143,8 @@ class Thread(greenlet.greenlet):
         self.token = 0
         """Rises with each wake; what was to wake an earlier wait changes nothing."""
         self.done = False
+        self.locks = 0
+        """How many locks it has, one within the other."""
         self._call = call
         self._arguments = arguments
         self._joiners: list[tuple[Thread, int]] = []
@@ -199,12 +202,11 @@ def pause_point() -> None:
         thread.wait(0)
 
 
-def _preempt() -> None:
-    thread = greenlet.getcurrent()
-    if isinstance(thread, Thread) and not thread.process.dead:
-        hub = thread.process.hub
-        if hub.preempting and hub.chance.random() < hub.preempting:
-            thread.wait(hub.chance.random() * 0.01)
+def _preempt(thread: Thread) -> None:
+    hub = thread.process.hub
+    if (hub.preempting and not thread.locks and not thread.process.dead
+            and hub.chance.random() < hub.preempting):
+        thread.wait(hub.chance.random() * 0.01)
 
 
 class Clock:
@@ -235,11 +237,17 @@ class Lock:
     """Nobody ever waits for it: no thread that has it lets others run."""
 
     def __enter__(self) -> Self:
-        _preempt()
+        thread = greenlet.getcurrent()
+        if isinstance(thread, Thread):
+            _preempt(thread)
+            thread.locks += 1
         return self
 
     def __exit__(self, *exception: object) -> None:
-        _preempt()
+        thread = greenlet.getcurrent()
+        if isinstance(thread, Thread):
+            thread.locks -= 1
+            _preempt(thread)
 
 
 class Condition(Lock):
@@ -285,19 +293,28 @@ class Event(Condition):
 
 
 class Pool:
-    """Runs each call on a thread of its own."""
+    """Runs calls on at most so many threads; the next one waits until a thread is done."""
 
     def __init__(self, workers: int, thread_name_prefix: str) -> None:
+        self._workers = workers
         self._name = thread_name_prefix
         self._threads: list[Thread] = []
+        self._calls: collections.deque[tuple[Callable[..., Any], tuple[Any, ...]]] = (
+            collections.deque())
 
-    def submit(self, call: Callable[..., Any], *arguments: Any) -> Thread:
+    def submit(self, call: Callable[..., Any], *arguments: Any) -> None:
+        self._calls.append((call, arguments))
         self._threads = [thread for thread in self._threads if not thread.done]
-        self._threads.append(current().process.spawn(self._name, call, *arguments))
-        return self._threads[-1]
+        if len(self._threads) < self._workers:
+            self._threads.append(current().process.spawn(self._name, self._work))
+
+    def _work(self) -> None:
+        while self._calls:
+            call, arguments = self._calls.popleft()
+            call(*arguments)
 
     def shutdown(self, *, wait: bool) -> None:
-        for thread in self._threads:
+        for thread in list(self._threads):
             thread.join()
 
 

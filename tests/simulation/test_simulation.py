@@ -23,7 +23,7 @@ from tests.simulation import plan as plans
 from tests.simulation import world
 from tests.simulation.__main__ import main, shrunk
 from tests.simulation.rooms import Guards
-from tests.simulation.scheduler import Hub
+from tests.simulation.scheduler import Hub, Lock, Pool, Process, current
 from tests.simulation.store import Cluster, Transaction
 
 SEEDS = 400
@@ -67,6 +67,43 @@ def test_who_loses_against_another_node_is_told_so_as_by_the_product() -> None:
     first.commit()
     with pytest.raises(errors.Contended):
         second.commit()
+
+
+def test_a_pool_has_so_many_threads_and_no_more() -> None:
+    hub = Hub(0)
+    ends: list[tuple[float, str]] = []
+
+    def work(name: str) -> None:
+        current().wait(2)
+        ends.append((hub.now, name))
+
+    def main() -> None:
+        pool = Pool(2, 'worker')
+        for name in 'abcde':
+            pool.submit(work, name)
+        pool.shutdown(wait=True)
+        ends.append((hub.now, 'all'))
+    Process(hub, 'process').spawn('main', main)
+    hub.run(60, lambda: False)
+    assert ends == [(2, 'a'), (2, 'b'), (4, 'c'), (4, 'd'), (6, 'e'), (6, 'all')]
+
+
+def test_nobody_else_runs_while_a_thread_has_a_lock() -> None:
+    hub = Hub(0)
+    hub.preempting = 1.0
+    outer, inner = Lock(), Lock()
+    steps: list[str] = []
+
+    def main(name: str) -> None:
+        with outer:
+            steps.append(name)
+            with inner:
+                steps.append(name)
+    process = Process(hub, 'process')
+    for name in 'ab':
+        process.spawn(name, main, name)
+    hub.run(60, lambda: False)
+    assert steps in (['a', 'a', 'b', 'b'], ['b', 'b', 'a', 'a'])
 
 
 def test_a_seed_gives_the_same_history_each_time() -> None:
