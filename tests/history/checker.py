@@ -44,7 +44,9 @@ from tests.history.events import (
     Left,
     Outage,
     Owned,
+    Paused,
     Purged,
+    Resumed,
     Started,
     Stepped,
     Stopped,
@@ -59,6 +61,8 @@ class Rules:
     """What the engines of a history were told, in seconds unless said; which rules apply."""
 
     fence_time: float = 20.0
+    longest_fence: float = 22.0
+    """From a beat to the end that an engine's kernel timer makes, by the engine's own clock."""
     service_down_time: float = 30.0
     max_takeovers: int = 3
     """Pieces of work resumed so many times after a death."""
@@ -190,14 +194,48 @@ def _no_robbery(events: Sequence[Event], rules: Rules) -> Iterator[str]:
         yield f'{_s(event)} engine {event.engine} was declared dead by {event.by} {why}.'
 
 
+class _Fences:
+    """By whose own clock the fence is not due yet, although others may call it dead.
+
+    Its machine was paused since its last beat: that its clocks told of less time than has passed no
+    engine can know.
+    """
+
+    def __init__(self, longest_fence: float) -> None:
+        self._longest = longest_fence
+        self._beaten: dict[str, float] = {}
+        self._paused: dict[str, float] = {}
+        self._lost: dict[str, float] = collections.defaultdict(float)
+        """Seconds that the clocks of an engine have not told of since its last beat."""
+
+    def note(self, event: Event) -> None:
+        if isinstance(event, Joined | Beat):
+            self._beaten[event.engine] = event.at
+            self._lost.pop(event.engine, None)
+        elif isinstance(event, Paused):
+            self._paused[event.engine] = event.at
+        elif isinstance(event, Resumed) and event.engine in self._paused:
+            began = max(self._paused.pop(event.engine),
+                        self._beaten.get(event.engine, -math.inf))
+            self._lost[event.engine] += event.at - began
+
+    def excuse(self, event: Started | Called) -> bool:
+        engine = event.engine
+        return engine in self._lost and (
+            event.at - self._beaten[engine] - self._lost[engine] < self._longest)
+
+
 @_judges(6)
 def _fenced(events: Sequence[Event], rules: Rules) -> Iterator[str]:
     """Whoever was called dead by observation starts nothing any more."""
     declared: dict[str, Declared] = {}
+    fences = _Fences(rules.longest_fence)
     for event in events:
+        fences.note(event)
         if isinstance(event, Declared) and event.evidence != 'operator':
             declared[event.engine] = event
-        elif isinstance(event, Started | Called) and event.engine in declared:
+        elif (isinstance(event, Started | Called) and event.engine in declared
+              and not fences.excuse(event)):
             did = 'started' if isinstance(event, Started) else 'made a call for'
             since = event.at - declared[event.engine].at
             yield (f'{_s(event)} engine {event.engine} {did} the lock {event.lock} under '
@@ -329,9 +367,13 @@ def _outages_kill_nobody(events: Sequence[Event], rules: Rules) -> Iterator[str]
             # A beat that was under way when its sender was killed lands all the same.
             if not hindered[event.engine]:
                 suspect.discard(event.engine)
-        elif isinstance(event, Continued) or (isinstance(event, Cut) and not event.began):
-            hindered[event.engine].discard(Stopped if isinstance(event, Continued) else Cut)
-        elif isinstance(event, Stopped | Cut | Killed):
+        elif isinstance(event, Continued):
+            hindered[event.engine].discard(Stopped)
+        elif isinstance(event, Resumed):
+            hindered[event.engine].discard(Paused)
+        elif isinstance(event, Cut) and not event.began:
+            hindered[event.engine].discard(Cut)
+        elif isinstance(event, Stopped | Paused | Cut | Killed):
             hindered[event.engine].add(type(event))
             suspect.add(event.engine)
         elif (isinstance(event, Declared) and outage and event.evidence == 'watched'
@@ -369,7 +411,7 @@ def _beats_while_it_drains(events: Sequence[Event], rules: Rules) -> Iterator[st
             draining.discard(event.engine)
         elif isinstance(event, Drained):
             draining.add(event.engine)
-        elif isinstance(event, Stopped | Cut | Killed):
+        elif isinstance(event, Stopped | Paused | Cut | Killed):
             troubled.add(event.engine)
         elif isinstance(event, Outage):
             troubled |= draining

@@ -155,6 +155,20 @@ class Continued(Event):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Paused(Event):
+    """A machine's hypervisor lets it stand still, its clocks too; told of each engine there."""
+
+    engine: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Resumed(Event):
+    """A machine that was paused goes on, and its clocks where they stood."""
+
+    engine: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Killed(Event):
     """A process ended."""
 

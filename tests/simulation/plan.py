@@ -35,8 +35,8 @@ class Incident:
     """Something that goes wrong at a time."""
 
     kind: str
-    """crash, reboot, stop, cut, leave: of a slot; outage, freeze: of the database; step, lag,
-    down: of a node."""
+    """crash, reboot, stop, pause, cut, leave: of a slot; outage, freeze: of the database; step,
+    lag, down: of a node."""
     at: float
     where: int
     seconds: float
@@ -94,10 +94,11 @@ class Plan:
 
 
 _INCIDENTS = {
-    'crash': (0, 0), 'reboot': (5, 60), 'stop': (0.2, 150), 'cut': (1, 120), 'leave': (0, 0),
+    'crash': (0, 0), 'reboot': (5, 60), 'stop': (0.2, 150), 'pause': (0.2, 150),
+    'cut': (1, 120), 'leave': (0, 0),
     'outage': (1, 150), 'freeze': (1, 60), 'step': (-4000, 4000), 'lag': (0.1, 40),
     'down': (1, 60)}
-OF_SLOTS = ('crash', 'reboot', 'stop', 'cut', 'leave')
+OF_SLOTS = ('crash', 'reboot', 'stop', 'pause', 'cut', 'leave')
 
 
 def draw(seed: int) -> Plan:

@@ -84,9 +84,10 @@ class Hub:
 class Process:
     """Threads that stop, go on and end together."""
 
-    def __init__(self, hub: Hub, name: str) -> None:
+    def __init__(self, hub: Hub, name: str, clock: 'Clock') -> None:
         self.hub = hub
         self.name = name
+        self.clock = clock
         self.dead = False
         self.stopped = False
         self.threads: list[Thread] = []
@@ -106,8 +107,12 @@ class Process:
         self.stopped = True
 
     def go_on(self) -> None:
-        """Let its threads run again, in any order."""
+        """Let its threads run again: SIGCONT."""
         self.stopped = False
+        self.wake()
+
+    def wake(self) -> None:
+        """Wake in any order those that would have been woken while it stood still, if it runs."""
         waiting, self._waiting = self._waiting, []
         self.hub.chance.shuffle(waiting)
         for each in waiting:
@@ -165,7 +170,7 @@ class Thread(greenlet.greenlet):
         if process.dead:
             raise greenlet.GreenletExit
         if seconds is not None:
-            process.hub.after(seconds, resume, self, self.token, TIMEOUT)
+            process.hub.after(seconds, _time_out, self, self.token, process.clock.stood)
         return process.hub.switch()
 
     def join(self) -> None:
@@ -181,11 +186,20 @@ def resume(thread: Thread, token: int, value: object) -> None:
     process = thread.process
     if token != thread.token or process.dead:
         return
-    if process.stopped:
+    if process.stopped or process.clock.stands:
         process.defer(thread, token, value)
         return
     thread.token += 1
     thread.switch(value)
+
+
+def _time_out(thread: Thread, token: int, stood: float) -> None:
+    """End a wait, unless its machine was paused meanwhile: then it lasts as much longer."""
+    clock = thread.process.clock
+    if token == thread.token and clock.stood > stood:
+        thread.process.hub.after(clock.stood - stood, _time_out, thread, token, clock.stood)
+    else:
+        resume(thread, token, TIMEOUT)
 
 
 def current() -> Thread:
@@ -212,7 +226,8 @@ def _preempt(thread: Thread) -> None:
 class Clock:
     """The CLOCK_BOOTTIME of one machine, at its own rate, from its own start.
 
-    No two looks at it show the same time, as with a real one: two that are compared differ.
+    It stands still while a hypervisor pauses the machine.  No two looks at it show the same time,
+    as with a real one: two that are compared differ.
     """
 
     def __init__(self, hub: Hub, rate: float, start: float) -> None:
@@ -220,14 +235,35 @@ class Clock:
         self._rate = rate
         self._start = start
         self._shown = start
+        self._until = 0.0
+        """When the last pause ends, or has ended."""
+        self.stood = 0.0
+        """Seconds of all pauses, to their ends."""
+
+    @property
+    def stands(self) -> bool:
+        """Whether the machine is paused."""
+        return self._hub.now < self._until
+
+    @property
+    def remaining(self) -> float:
+        """Seconds to the end of the pause."""
+        return max(0.0, self._until - self._hub.now)
+
+    def pause(self, seconds: float) -> None:
+        """Stand still for so long."""
+        assert not self.stands
+        self._until = self._hub.now + seconds
+        self.stood += seconds
 
     def now(self) -> float:
-        self._shown = max(self._start + self._hub.now * self._rate, self._shown + LOOK_SECONDS)
+        gone = max(self._hub.now, self._until) - self.stood
+        self._shown = max(self._start + gone * self._rate, self._shown + LOOK_SECONDS)
         return self._shown
 
     def true(self, time: float) -> float:
-        """Return the virtual time at which this clock shows a time."""
-        return (time - self._start) / self._rate
+        """Return the virtual time at which this clock shows a time, if it is not paused again."""
+        return (time - self._start) / self._rate + self.stood
 
     def wait(self, event: 'Event', seconds: float) -> bool:
         return event.wait(max(0.0, seconds) / self._rate)

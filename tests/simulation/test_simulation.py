@@ -23,7 +23,7 @@ from tests.simulation import plan as plans
 from tests.simulation import world
 from tests.simulation.__main__ import main, shrunk
 from tests.simulation.rooms import Guards
-from tests.simulation.scheduler import Hub, Lock, Pool, Process, current
+from tests.simulation.scheduler import Clock, Hub, Lock, Pool, Process, current
 from tests.simulation.store import Cluster, Transaction
 
 SEEDS = 400
@@ -83,7 +83,7 @@ def test_a_pool_has_so_many_threads_and_no_more() -> None:
             pool.submit(work, name)
         pool.shutdown(wait=True)
         ends.append((hub.now, 'all'))
-    Process(hub, 'process').spawn('main', main)
+    Process(hub, 'process', Clock(hub, 1.0, 0.0)).spawn('main', main)
     hub.run(60, lambda: False)
     assert ends == [(2, 'a'), (2, 'b'), (4, 'c'), (4, 'd'), (6, 'e'), (6, 'all')]
 
@@ -99,11 +99,27 @@ def test_nobody_else_runs_while_a_thread_has_a_lock() -> None:
             steps.append(name)
             with inner:
                 steps.append(name)
-    process = Process(hub, 'process')
+    process = Process(hub, 'process', Clock(hub, 1.0, 0.0))
     for name in 'ab':
         process.spawn(name, main, name)
     hub.run(60, lambda: False)
     assert steps in (['a', 'a', 'b', 'b'], ['b', 'b', 'a', 'a'])
+
+
+def test_a_machine_that_is_paused_waits_as_much_longer() -> None:
+    hub = Hub(0)
+    clock = Clock(hub, 1.0, 0.0)
+    process = Process(hub, 'process', clock)
+    ends: list[float] = []
+
+    def main() -> None:
+        current().wait(10)
+        ends.extend([hub.now, clock.now()])
+    process.spawn('main', main)
+    hub.at(4, clock.pause, 20)
+    hub.at(24, process.wake)
+    hub.run(60, lambda: False)
+    assert ends == [30, pytest.approx(10)]
 
 
 def test_a_seed_gives_the_same_history_each_time() -> None:

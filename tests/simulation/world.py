@@ -38,6 +38,8 @@ from tests.history.events import (
     Healed,
     Killed,
     Outage,
+    Paused,
+    Resumed,
     Started,
     Stepped,
     Stopped,
@@ -77,21 +79,24 @@ class Timer:
         self._looking = False
 
     def set(self, due_seconds: float) -> None:
-        self._due = self._clock.true(due_seconds)
+        self._due = due_seconds
         if not self._looking:
-            self._looking = True
-            self._hub.at(max(self._hub.now, self._due), self._look)
+            self._look_when_due()
 
     def disarm(self) -> None:
         self._due = None
+
+    def _look_when_due(self) -> None:
+        assert self._due is not None
+        self._looking = True
+        self._hub.at(max(self._hub.now, self._clock.true(self._due)), self._look)
 
     def _look(self) -> None:
         self._looking = False
         if self._due is None:
             return
-        if self._hub.now < self._due:
-            self._looking = True
-            self._hub.at(self._due, self._look)
+        if self._hub.now < self._clock.true(self._due):
+            self._look_when_due()
         else:
             self._fire()
 
@@ -100,13 +105,12 @@ class Engine(Process):
     """One engine: a process in a slot, from its start to its end."""
 
     def __init__(self, world: 'World', slot: int, number: int) -> None:
-        super().__init__(world.hub, f'e{number}')
         plan = world.plan
         machine = plan.machines[slot]
+        super().__init__(world.hub, f'e{number}', world.clocks[machine])
         self.world = world
         self.slot = slot
         self.settings = conf.Settings(**plan.settings[slot])
-        self.clock = world.clocks[machine]
         self.identity = engines.Identity(
             self.name, f'host-{slot}', f'machine-{machine}', 'binary', 'topic', engines.Process(
                 number, 1, 1, 1, world.boots[machine]))
@@ -266,7 +270,10 @@ class World:
 
     def boot(self, slot: int) -> None:
         """Start a new engine in a slot."""
-        if self.slots[slot] is None:
+        clock = self.clocks[self.plan.machines[slot]]
+        if clock.stands:
+            self.hub.after(clock.remaining, self.boot, slot)
+        elif self.slots[slot] is None:
             engine = Engine(self, slot, len(self.engines) + 1)
             self.engines.append(engine)
             self.slots[slot] = engine
@@ -317,6 +324,24 @@ class World:
         if engine.stopped and not engine.dead:
             self.tell(Continued(at=self.hub.now, engine=engine.name))
             engine.go_on()
+
+    def _pause(self, incident: Incident) -> None:
+        """Let a machine stand still with all its clocks, as a hypervisor does."""
+        machine = self.plan.machines[incident.where]
+        clock = self.clocks[machine]
+        if clock.stands:
+            return
+        clock.pause(incident.seconds)
+        paused = [engine for engine, of in zip(self.slots, self.plan.machines, strict=True)
+                  if engine is not None and of == machine]
+        for engine in paused:
+            self.tell(Paused(at=self.hub.now, engine=engine.name))
+        self.hub.at(self.hub.now + incident.seconds, self._resume, paused)
+
+    def _resume(self, paused: list[Engine]) -> None:
+        for engine in paused:
+            self.tell(Resumed(at=self.hub.now, engine=engine.name))
+            engine.wake()
 
     def _cut(self, incident: Incident) -> None:
         self._set_cut(incident.where, 1)
@@ -445,6 +470,9 @@ def rules(plan: Plan) -> checker.Rules:
     settings = [conf.Settings(**each) for each in plan.settings]
     return checker.Rules(
         fence_time=min(each.fence_time for each in settings),
+        # A clock that is slow by 0.05 %.
+        longest_fence=1.001 * max(
+            each.fence_time + each.kernel_timer_lag for each in settings),
         service_down_time=max(each.service_down_time for each in settings),
         max_takeovers=settings[0].max_takeovers, purge_after=settings[0].purge_after,
         detection=DETECTION, convergence=convergence(plan) - 300,

@@ -35,7 +35,9 @@ from tests.history.events import (
     Opened,
     Outage,
     Owned,
+    Paused,
     Purged,
+    Resumed,
     Started,
     Stepped,
     Stopped,
@@ -125,6 +127,12 @@ BAD: dict[str, Any] = {
     'one who is declared dead calls elsewhere': (
         6, acquired(), started(1), declared(40), journalled(40),
         Called(at=41, lock='x', generation=1, engine='a')),
+    'one whose machine was paused works on when its own clock forbids it': (
+        6, acquired(), joined(), Paused(at=10, engine='a'), declared(40), journalled(40),
+        Resumed(at=50, engine='a'), started(63)),
+    'one whose machine was paused before its last beat works on': (
+        6, acquired(), Paused(at=1, engine='a'), Resumed(at=9, engine='a'), beat(9), declared(40),
+        journalled(40), started(41)),
     'the dead beat': (7, declared(40), journalled(40), beat(41)),
     'the dead acquire': (7, declared(40), journalled(40), acquired(51)),
     'the dead declare': (7, declared(40), journalled(40), declared(60, 'c', 'a'),
@@ -223,6 +231,12 @@ FINE: dict[str, tuple[Event, ...]] = {
         journalled(40)),
     'a row lands soon after the end of its engine': (
         Killed(at=1, engine='a'), joined(at=2)),
+    'one whose machine was paused may work on until its own clock forbids it': (
+        acquired(), joined(), Paused(at=10, engine='a'), declared(40), journalled(40),
+        Resumed(at=50, engine='a'), started(61)),
+    'one whose machine was paused does not beat after an outage': (
+        beat(1), Paused(at=2, engine='a'), Outage(at=2, began=True), Outage(at=39, began=False),
+        declared(40), journalled(40)),
     'there is time still': (*DEATH, Healed(at=50), Continued(at=150, engine='b')),
 }
 
