@@ -401,21 +401,8 @@ def judge(crew: Crew, history: Sequence[events.Event]) -> list[Fault]:
     An engine that the machine let wait for longer than its options allow ends itself, as it must:
     where that can have been, it is no fault.
     """
-    found = [*check(history, rules(crew.settings)), *_reliefs_of_the_living(history)]
-    return [fault for fault in found
+    return [fault for fault in check(history, rules(crew.settings))
             if not (crew.starved and fault.invariant == 11 and 'ended itself' in fault.sentence)]
-
-
-def _reliefs_of_the_living(history: Sequence[events.Event]) -> Iterator[Fault]:
-    """Yield the takeovers from owners that nobody had declared dead, and that had not left."""
-    ended = set()
-    for event in history:
-        if isinstance(event, events.Declared | events.Left):
-            ended.add(event.engine)
-        elif (isinstance(event, events.Owned) and event.how == 'takeover'
-              and event.previous not in ended):
-            yield Fault(5, f'At {event.at:.3f} s engine {event.engine} took the lock {event.lock} '
-                           f'over from {event.previous}, which had not ended.')
 
 
 def rules(settings: conf.Settings) -> Rules:

@@ -22,6 +22,16 @@ under way; a beat is no such case, as it changes the very row that says dead.
 
 Rules that ask what comes after (I8, I13) count from :class:`~events.Healed`, or from the cause if
 that is later, and hold only where the history goes on for longer than they allow.
+
+**A failover that loses commits** (:class:`~events.Undone`) makes two histories of one: what went
+before it, and what was as if that had never been committed.  Both have to be good.  What processes
+did is not undone, so three rules know of it: an engine whose last beat is lost may go on until its
+own fence (I6), a generation that is given a second time may be started a second time, by another
+engine (I9), and one whose row was never there may end itself (I11).  See
+``docs/operator/databases.md``.
+
+**What an operator does by hand** has its price: whose row was removed, or says what no engine says,
+is unknown, and never dead, so nobody need find his work (I8) until he has a row again.
 """
 
 import collections
@@ -30,6 +40,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from tests.history.events import (
+    COMMITTED,
     Beat,
     Called,
     Continued,
@@ -42,17 +53,23 @@ from tests.history.events import (
     Journalled,
     Killed,
     Left,
+    Meddled,
     Outage,
     Owned,
     Paused,
     Purged,
     Resumed,
+    Settled,
     Started,
     Stepped,
     Stopped,
+    Undone,
+    Withheld,
     Wrote,
 )
 
+_HINDRANCES = (Stopped, Paused, Cut, Withheld, Killed)
+"""What keeps one engine from beating."""
 ALL = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 18})
 
 
@@ -88,18 +105,39 @@ class Fault:
 
 
 Check = Callable[[Sequence[Event], Rules], Iterator[str]]
-_CHECKS: list[tuple[int, Check]] = []
+_CHECKS: list[tuple[int, bool, Check]] = []
 
 
 def check(events: Sequence[Event], rules: Rules) -> list[Fault]:
     """Return what a history breaks, by invariant; nothing if it is a good one."""
-    return [Fault(number, sentence) for number, judge in _CHECKS if number in rules.numbers
-            for sentence in judge(events, rules)]
+    histories = [events[:place] for place, event in enumerate(events) if isinstance(event, Undone)]
+    found = []
+    for history in (*histories, events):
+        lasting = _lasting(history)
+        found += [Fault(number, sentence) for number, of_all, judge in _CHECKS
+                  if number in rules.numbers
+                  for sentence in judge(history if of_all else lasting, rules)]
+    return list(dict.fromkeys(found))
 
 
-def _judges(number: int) -> Callable[[Check], Check]:
+def _lasting(events: Sequence[Event]) -> Sequence[Event]:
+    """Return a history without what a failover has undone."""
+    kept: list[Event] = []
+    for event in events:
+        if isinstance(event, Undone):
+            kept = [each for each in kept if not _undoes(event, each)]
+        kept.append(event)
+    return kept
+
+
+def _undoes(failover: Undone, event: Event) -> bool:
+    return isinstance(event, COMMITTED) and event.at > failover.since
+
+
+def _judges(number: int, *, of_all: bool = False) -> Callable[[Check], Check]:
+    """Register a rule; ``of_all``: it is to know of what a failover has undone, too."""
     def register(judge: Check) -> Check:
-        _CHECKS.append((number, judge))
+        _CHECKS.append((number, of_all, judge))
         return judge
     return register
 
@@ -108,7 +146,7 @@ def _s(event: Event) -> str:
     return f'At {event.at:.3f} s'
 
 
-def _terms(events: Sequence[Event]) -> Iterator[tuple[Owned | Wrote, Owned | None]]:
+def _terms(events: Sequence[Event]) -> Iterator[tuple[Owned | Wrote | Settled, Owned | None]]:
     """Yield each change of a lock with the term that it found, None where nobody owned it."""
     current: dict[str, Owned] = {}
     for event in events:
@@ -120,15 +158,19 @@ def _terms(events: Sequence[Event]) -> Iterator[tuple[Owned | Wrote, Owned | Non
             yield event, term
             if event.what != 'progress' and term is not None:
                 del current[event.lock]
+        elif isinstance(event, Settled):
+            yield event, current.get(event.lock)
 
 
 @_judges(1)
 def _one_owner(events: Sequence[Event], rules: Rules) -> Iterator[str]:
     """At most one owner: whoever gets a lock gets it from the one who has it."""
     for event, term in _terms(events):
+        owner = term and term.engine
+        if isinstance(event, Settled) and owner is not None:
+            yield f'{_s(event)} an operator changed the lock {event.lock}, which {owner} owned.'
         if not isinstance(event, Owned):
             continue
-        owner = term and term.engine
         if event.previous != owner or (event.how == 'acquire') != (owner is None):
             yield (f'{_s(event)} engine {event.engine} got the lock {event.lock} by {event.how} '
                    f'from {event.previous}, while {owner or "nobody"} owned it.')
@@ -139,12 +181,13 @@ def _generations(events: Sequence[Event], rules: Rules) -> Iterator[str]:
     """Generations rise, by exactly one where a lock passes from one owner to the next."""
     highest: dict[str, int] = {}
     for event in events:
-        if not isinstance(event, Owned):
+        if not isinstance(event, Owned | Settled):
             continue
         last = highest.get(event.lock, 0)
-        if event.generation <= last or (event.how != 'acquire' and event.generation != last + 1):
+        how = event.how if isinstance(event, Owned) else 'command'
+        if event.generation <= last or (how != 'acquire' and event.generation != last + 1):
             yield (f'{_s(event)} the lock {event.lock} got generation {event.generation} by '
-                   f'{event.how} after {last}.')
+                   f'{how} after {last}.')
         highest[event.lock] = max(last, event.generation)
 
 
@@ -197,8 +240,8 @@ def _no_robbery(events: Sequence[Event], rules: Rules) -> Iterator[str]:
 class _Fences:
     """By whose own clock the fence is not due yet, although others may call it dead.
 
-    Its machine was paused since its last beat: that its clocks told of less time than has passed no
-    engine can know.
+    Its machine was paused since its last beat, and that its clocks told of less time than has
+    passed no engine can know; or its last beat was undone, and that it cannot know, either.
     """
 
     def __init__(self, longest_fence: float) -> None:
@@ -218,6 +261,10 @@ class _Fences:
             began = max(self._paused.pop(event.engine),
                         self._beaten.get(event.engine, -math.inf))
             self._lost[event.engine] += event.at - began
+        elif isinstance(event, Undone):
+            for engine, at in self._beaten.items():
+                if at > event.since:
+                    self._lost[engine] += 0.0
 
     def excuse(self, event: Started | Called) -> bool:
         engine = event.engine
@@ -225,7 +272,20 @@ class _Fences:
             event.at - self._beaten[engine] - self._lost[engine] < self._longest)
 
 
-@_judges(6)
+@_judges(5)
+def _no_relief_of_the_living(events: Sequence[Event], rules: Rules) -> Iterator[str]:
+    """Work is taken over only from owners whose row says dead or left at that moment."""
+    ended = set()
+    for event in events:
+        if isinstance(event, Declared | Left):
+            ended.add(event.engine)
+        elif (isinstance(event, Owned) and event.how == 'takeover'
+              and event.previous not in ended):
+            yield (f'{_s(event)} engine {event.engine} took the lock {event.lock} over from '
+                   f'{event.previous}, which had not ended.')
+
+
+@_judges(6, of_all=True)
 def _fenced(events: Sequence[Event], rules: Rules) -> Iterator[str]:
     """Whoever was called dead by observation starts nothing any more."""
     declared: dict[str, Declared] = {}
@@ -234,6 +294,9 @@ def _fenced(events: Sequence[Event], rules: Rules) -> Iterator[str]:
         fences.note(event)
         if isinstance(event, Declared) and event.evidence != 'operator':
             declared[event.engine] = event
+        elif isinstance(event, Undone):
+            declared = {engine: each for engine, each in declared.items()
+                        if not _undoes(event, each)}
         elif (isinstance(event, Started | Called) and event.engine in declared
               and not fences.excuse(event)):
             did = 'started' if isinstance(event, Started) else 'made a call for'
@@ -267,8 +330,21 @@ class _Engine:
     running: bool = True
     joined: bool = False
     ended: bool = False
+    unknown: bool = False
+    """Somebody has meddled with its row."""
     since: float = 0.0
     """When it ran or ended last, whichever made it useless for its work."""
+
+    def note(self, event: Event) -> None:
+        """Take note of what happened to it."""
+        if isinstance(event, Killed | Declared | Left):
+            self.running = self.running and not isinstance(event, Killed)
+            self.ended = self.ended or not isinstance(event, Killed)
+            self.since = event.at
+        elif isinstance(event, Joined | Beat):
+            self.joined = True
+        if isinstance(event, Joined | Beat | Declared | Left | Meddled):
+            self.unknown = isinstance(event, Meddled)
 
 
 @_judges(8)
@@ -281,14 +357,8 @@ def _convergence(events: Sequence[Event], rules: Rules) -> Iterator[str]:
     terms: dict[str, Owned] = {}
     runs = set()
     for event in events:
-        if isinstance(event, Killed):
-            engines[event.engine].running = False
-            engines[event.engine].since = event.at
-        elif isinstance(event, Declared | Left):
-            engines[event.engine].ended = True
-            engines[event.engine].since = event.at
-        elif isinstance(event, Joined | Beat):
-            engines[event.engine].joined = True
+        if isinstance(event, Killed | Declared | Left | Joined | Beat | Meddled):
+            engines[event.engine].note(event)
         elif isinstance(event, Owned):
             terms[event.lock] = event
         elif isinstance(event, Wrote) and event.what != 'progress':
@@ -298,7 +368,7 @@ def _convergence(events: Sequence[Event], rules: Rules) -> Iterator[str]:
     end = events[-1].at
     for name, engine in engines.items():
         waited = end - max(healed, engine.since)
-        if (engine.joined and not engine.running and not engine.ended
+        if (engine.joined and not engine.running and not engine.ended and not engine.unknown
                 and waited > rules.detection):
             yield (f'Engine {name} ended at {engine.since:.3f} s and nobody has declared it dead, '
                    f'{waited:.3f} s after all faults.')
@@ -307,27 +377,56 @@ def _convergence(events: Sequence[Event], rules: Rules) -> Iterator[str]:
         works = (engine.running and not engine.ended
                  and (term.lock, term.generation, term.engine) in runs)
         waited = end - max(healed, term.at, engine.since)
-        if not works and waited > rules.convergence:
+        if not works and not engine.unknown and waited > rules.convergence:
             yield (f'The lock {term.lock} lies with engine {term.engine} under generation '
                    f'{term.generation}, which does not run it, {waited:.3f} s after all faults.')
 
 
-@_judges(9)
+@_judges(8)
+def _declared_soon(events: Sequence[Event], rules: Rules) -> Iterator[str]:
+    """When all faults are over, and somebody is there to watch, the dead are declared in time."""
+    healed = next((event.at for event in events if isinstance(event, Healed)), math.inf)
+    ended: dict[str, float] = {}
+    watching: dict[str, float] = {}
+    """Since when each engine that runs has been there."""
+    for event in events:
+        if isinstance(event, Joined):
+            watching.setdefault(event.engine, event.at)
+        elif isinstance(event, Killed):
+            ended.setdefault(event.engine, event.at)
+            watching.pop(event.engine, None)
+        elif (isinstance(event, Declared) and event.engine in ended
+              and event.evidence == 'watched'):
+            first = min((at for engine, at in watching.items()), default=math.inf)
+            waited = event.at - max(healed, ended[event.engine], first)
+            if waited > rules.detection:
+                yield (f'{_s(event)} engine {event.engine} was declared dead only '
+                       f'{waited:.3f} s after its end and all faults.')
+
+
+@_judges(9, of_all=True)
 def _one_resume(events: Sequence[Event], rules: Rules) -> Iterator[str]:
     """A handler starts once under one generation, which belongs to its engine."""
-    owned = set()
+    owned: dict[tuple[str, int, str], Owned] = {}
+    undone = set()
+    """Generations that may be given again, and started again by another engine."""
     started = set()
     for event in events:
-        if isinstance(event, Owned):
-            owned.add((event.lock, event.generation, event.engine))
+        if isinstance(event, Undone):
+            undone |= {key[:2] for key, term in owned.items() if _undoes(event, term)}
+        elif isinstance(event, Owned):
+            key = (event.lock, event.generation, event.engine)
+            owned[key] = event
+            started.discard(key)
         elif isinstance(event, Started):
             run = (event.lock, event.generation)
-            if run in started:
+            whose = (*run, event.engine if run in undone else '')
+            if whose in started:
                 yield f'{_s(event)} the lock {run[0]} was started twice under generation {run[1]}.'
             if (*run, event.engine) not in owned:
                 yield (f'{_s(event)} engine {event.engine} started the lock {run[0]} under '
                        f'generation {run[1]}, which it never got.')
-            started.add(run)
+            started |= {whose, (*run, event.engine)}
 
 
 @_judges(10)
@@ -352,7 +451,7 @@ def _poison(events: Sequence[Event], rules: Rules) -> Iterator[str]:
                    f'{deaths[event.lock]} resumptions.')
 
 
-@_judges(11)
+@_judges(11, of_all=True)
 def _outages_kill_nobody(events: Sequence[Event], rules: Rules) -> Iterator[str]:
     """After an outage nobody is dead whom nothing else has kept from beating."""
     outage = False
@@ -367,13 +466,11 @@ def _outages_kill_nobody(events: Sequence[Event], rules: Rules) -> Iterator[str]
             # A beat that was under way when its sender was killed lands all the same.
             if not hindered[event.engine]:
                 suspect.discard(event.engine)
-        elif isinstance(event, Continued):
-            hindered[event.engine].discard(Stopped)
-        elif isinstance(event, Resumed):
-            hindered[event.engine].discard(Paused)
-        elif isinstance(event, Cut) and not event.began:
-            hindered[event.engine].discard(Cut)
-        elif isinstance(event, Stopped | Paused | Cut | Killed):
+        elif isinstance(event, Continued | Resumed):
+            hindered[event.engine].discard(Stopped if isinstance(event, Continued) else Paused)
+        elif isinstance(event, Cut | Withheld) and not event.began:
+            hindered[event.engine].discard(type(event))
+        elif isinstance(event, _HINDRANCES):
             hindered[event.engine].add(type(event))
             suspect.add(event.engine)
         elif (isinstance(event, Declared) and outage and event.evidence == 'watched'
@@ -382,15 +479,20 @@ def _outages_kill_nobody(events: Sequence[Event], rules: Rules) -> Iterator[str]
                    f'outage, although nothing else kept it from beating.')
 
 
-@_judges(11)
+@_judges(11, of_all=True)
 def _nobody_ends_itself(events: Sequence[Event], rules: Rules) -> Iterator[str]:
     """No engine ends itself who was not stopped or told to."""
     stopped = set()
     told = set()
+    joined: dict[str, Joined] = {}
     for event in events:
         if isinstance(event, Stopped):
             stopped.add(event.engine)
-        elif isinstance(event, Declared | Left | Purged):
+        elif isinstance(event, Joined):
+            joined[event.engine] = event
+        elif isinstance(event, Undone):
+            told |= {engine for engine, each in joined.items() if _undoes(event, each)}
+        elif isinstance(event, Declared | Left | Purged | Meddled):
             told.add(event.engine)
         elif isinstance(event, Killed):
             if event.why == 'fence' and event.engine not in stopped:
@@ -399,7 +501,7 @@ def _nobody_ends_itself(events: Sequence[Event], rules: Rules) -> Iterator[str]:
                 yield f'{_s(event)} engine {event.engine} ended itself although nobody had told it.'
 
 
-@_judges(13)
+@_judges(13, of_all=True)
 def _beats_while_it_drains(events: Sequence[Event], rules: Rules) -> Iterator[str]:
     """The row leaves last, and until then beats go on."""
     left = set()
@@ -411,7 +513,7 @@ def _beats_while_it_drains(events: Sequence[Event], rules: Rules) -> Iterator[st
             draining.discard(event.engine)
         elif isinstance(event, Drained):
             draining.add(event.engine)
-        elif isinstance(event, Stopped | Paused | Cut | Killed):
+        elif isinstance(event, _HINDRANCES):
             troubled.add(event.engine)
         elif isinstance(event, Outage):
             troubled |= draining
@@ -435,7 +537,7 @@ def _leavers_are_relieved(events: Sequence[Event], rules: Rules) -> Iterator[str
     for event, _ in _terms(events):
         if isinstance(event, Owned):
             kept[event.lock] = event
-        elif event.what != 'progress':
+        elif isinstance(event, Wrote) and event.what != 'progress':
             kept.pop(event.lock, None)
     for term in kept.values():
         if term.engine in left:
@@ -477,9 +579,13 @@ def _clocks_rob_nobody(events: Sequence[Event], rules: Rules) -> Iterator[str]:
 
 @_judges(18)
 def _journal(events: Sequence[Event], rules: Rules) -> Iterator[str]:
-    """Each declared death has exactly one row in the journal, and each row a death."""
+    """Each declared death has exactly one row in the journal, and each row a death.
+
+    Who is set dead by hand has none.
+    """
     deaths = collections.Counter(
-        (event.engine, event.by) for event in events if isinstance(event, Declared))
+        (event.engine, event.by) for event in events
+        if isinstance(event, Declared) and event.by != 'operator')
     rows = collections.Counter(
         (event.engine, event.by) for event in events if isinstance(event, Journalled))
     for engine, by in deaths.keys() | rows.keys():

@@ -120,6 +120,15 @@ class Wrote(Event):
     begun: float | None = None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Settled(Event):
+    """An operator changed a lock that nobody owned; its generation rose by one."""
+
+    lock: str
+    generation: int
+    to: Literal['released', 'failed']
+
+
 # Done by processes.
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,6 +178,14 @@ class Resumed(Event):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Withheld(Event):
+    """An engine withholds its beats, as its process is not well, from here or until here."""
+
+    engine: str
+    began: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Killed(Event):
     """A process ended."""
 
@@ -201,6 +218,20 @@ class Outage(Event):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Undone(Event):
+    """The database has lost what was committed after a time: a standby that lacked it took over."""
+
+    since: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Meddled(Event):
+    """Somebody has removed the row of an engine, or given it a state that no engine gives."""
+
+    engine: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Cut(Event):
     """The database cannot be reached by one engine, from here or until here."""
 
@@ -219,3 +250,8 @@ class Stepped(Event):
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Healed(Event):
     """All faults are over from here on."""
+
+
+COMMITTED = (Joined, Beat, Declared, Drained, Left, Purged, Journalled, Owned, Wrote, Settled,
+             Meddled)
+"""Facts about the database, which a failover may undo."""

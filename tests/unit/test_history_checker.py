@@ -32,15 +32,19 @@ from tests.history.events import (
     Journalled,
     Killed,
     Left,
+    Meddled,
     Opened,
     Outage,
     Owned,
     Paused,
     Purged,
     Resumed,
+    Settled,
     Started,
     Stepped,
     Stopped,
+    Undone,
+    Withheld,
     Wrote,
 )
 
@@ -122,6 +126,14 @@ BAD: dict[str, Any] = {
     'one who beats is declared dead': (5, beat(39), declared(40), journalled(40)),
     'the kernel is said to prove the death of one who runs': (
         5, beat(2), declared(40, evidence='kernel'), journalled(40)),
+    'one who lives is relieved': (5, acquired(), taken(2)),
+    'one whose death was undone is relieved': (5, *DEATH, Undone(at=42, since=39), taken(43)),
+    'what is wrong is undone later': (5, acquired(), taken(2), Undone(at=3, since=1.5)),
+    'one whose death was undone dies again, and works on': (
+        6, *DEATH, Undone(at=42, since=39), declared(45), journalled(45), started(46)),
+    'one whose last beat was undone works on when its own clock forbids it': (
+        6, acquired(1), beat(9), Undone(at=10, since=8), declared(30), journalled(30),
+        started(32)),
     'one who is declared dead starts work': (
         6, acquired(), declared(40), journalled(40), started(41)),
     'one who is declared dead calls elsewhere': (
@@ -139,6 +151,24 @@ BAD: dict[str, Any] = {
                          journalled(60, 'c', 'a')),
     'one is declared dead twice': (7, *DEATH, declared(60, by='c'), journalled(60, by='c')),
     'a death is overlooked': (8, joined(), Healed(at=1), Killed(at=2, engine='a'), beat(53, 'b')),
+    'a death is found late': (
+        8, joined(), joined('b'), Healed(at=1), Killed(at=2, engine='a'), declared(53),
+        journalled(53)),
+    'a death is found late by the one who could': (
+        8, joined(), Killed(at=2, engine='a'), Healed(at=3), joined('b', 70), declared(121),
+        journalled(121)),
+    'an operator changes what is owned': (1, acquired(), Settled(
+        at=2, lock='x', generation=2, to='released')),
+    'a command skips a generation': (2, acquired(), wrote(2, 'fail'), Settled(
+        at=3, lock='x', generation=3, to='released')),
+    'what was left by an operator is overlooked': (
+        8, joined('o'), acquired(1, engine='o'), Left(at=1, engine='o'), Healed(at=2),
+        beat(103, 'b')),
+    'a riddle is solved, and its work overlooked': (
+        8, joined(), acquired(), Meddled(at=2, engine='a'), joined(at=3),
+        Killed(at=4, engine='a'), declared(40), journalled(40), Healed(at=50), beat(151, 'b')),
+    'a generation is started twice by one engine after it was given once': (
+        9, acquired(), Undone(at=2, since=1.5), started(3), started(4)),
     'the work of the dead is overlooked': (8, *DEATH, Healed(at=50), beat(151, 'b')),
     'an owner does not run what it owns': (8, acquired(), Healed(at=50), beat(151, 'b')),
     'one generation is started twice': (9, acquired(), started(2), started(3)),
@@ -220,8 +250,7 @@ FINE: dict[str, tuple[Event, ...]] = {
                 declared(40 * n, f'e{n}', mass=True), journalled(40 * n, f'e{n}'),
                 taken(40 * n, engine=f'e{n + 1}', previous=f'e{n}', generation=n + 1)))),
     'an operator may declare anybody dead': (
-        beat(39), declared(40, evidence='operator'), journalled(40), started(41),
-        acquired(30)),
+        acquired(30), beat(39), declared(40, evidence='operator'), journalled(40), started(41)),
     'the kernel ends one that was stopped': (
         Stopped(at=1, engine='a'), Killed(at=22, engine='a', why='fence')),
     'a row that was purged is written again': (
@@ -237,13 +266,44 @@ FINE: dict[str, tuple[Event, ...]] = {
     'one whose machine was paused does not beat after an outage': (
         beat(1), Paused(at=2, engine='a'), Outage(at=2, began=True), Outage(at=39, began=False),
         declared(40), journalled(40)),
+    'one whose last beat was undone may work on until its own clock forbids it': (
+        joined(), acquired(), beat(9), Undone(at=10, since=8), declared(29), journalled(29),
+        started(30)),
+    'a death is undone, and found again': (
+        *DEATH, taken(41), Undone(at=42, since=39), declared(70), journalled(70), taken(71)),
+    'a death is undone, and the dead beat on': (
+        joined(), beat(1), Stopped(at=2, engine='a'), declared(40), journalled(40),
+        Undone(at=41, since=39), Continued(at=42, engine='a'), beat(43)),
+    'a takeover is undone, and another wins under the same generation': (
+        *DEATH, taken(43), started(44, 'b', 2), Undone(at=45, since=41), taken(46, engine='c'),
+        started(47, 'c', 2), wrote(48, 'complete', 'c', 2)),
+    'a takeover is undone, and the same engine starts again': (
+        *DEATH, taken(43), started(44, 'b', 2), Undone(at=45, since=41), taken(46),
+        started(47, 'b', 2)),
+    'one whose joining was undone ends itself': (
+        joined(at=5), Undone(at=6, since=4), Killed(at=30, engine='a', why='dead')),
+    'one who withheld its beats may be declared dead after an outage': (
+        beat(1), Withheld(at=2, engine='a', began=True), Outage(at=2, began=True),
+        Withheld(at=3, engine='a', began=False), Outage(at=39, began=False), declared(40),
+        journalled(40)),
+    'who is set dead by hand has no row in the journal': (
+        beat(39), declared(40, by='operator', evidence='operator')),
+    'whose row was removed is not found dead, nor its work': (
+        joined(), acquired(), Meddled(at=2, engine='a'), Killed(at=3, engine='a'), Healed(at=4),
+        beat(200, 'b')),
+    'an operator changes what nobody owns': (
+        acquired(), wrote(2, 'fail'), Settled(at=3, lock='x', generation=2, to='released'),
+        acquired(4, generation=3), wrote(5, generation=3)),
+    'nobody was there to find a death': (
+        joined(), Killed(at=2, engine='a'), Healed(at=3), joined('b', 70), declared(119),
+        journalled(119)),
     'there is time still': (*DEATH, Healed(at=50), Continued(at=150, engine='b')),
 }
 
 
 @pytest.mark.parametrize('what', FINE)
 def test_what_looks_bad_and_is_not(what: str) -> None:
-    assert not found(*FINE[what]) - {9}
+    assert not found(*FINE[what])
 
 
 def test_a_fault_says_its_number() -> None:
