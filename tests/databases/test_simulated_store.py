@@ -251,6 +251,30 @@ def looks(side: Side) -> None:
     side.all()
 
 
+def commands(side: Side) -> None:
+    side.join('a', 'b')
+    row = side.acquire('x', 'a')
+    side.tell(side.locks.settle, row, 'released', None)
+    side.locks.write(row, status='failed', reason='r', engine_id=None)
+    failed = side.locks.search()[0]
+    side.tell(side.locks.settle, row, 'released', None)
+    side.tell(side.locks.retry, row, Bed.identity('operator'))
+    side.tell(side.members.read, 'operator')
+    side.tell(side.locks.retry, failed, Bed.identity('operator'))
+    side.tell(side.members.read, 'operator')
+    side.tell(side.locks.settle, failed, 'failed', 'no')
+    side.tell(side.locks.take_over, side.row('operator'), 'b', 9, False)
+    row = side.locks.search()[0]
+    side.locks.write(row, status='failed', reason='r', engine_id=None)
+    side.tell(side.locks.settle, side.locks.search()[0], 'released', None)
+    side.tell(side.locks.settle, side.locks.search()[0], 'failed', 'no')
+    row = side.acquire('y', 'b')
+    side.tell(side.locks.settle, row, 'failed', 'no')
+    side.members.leave('b')
+    side.tell(side.locks.settle, row, 'failed', 'no')
+    side.all()
+
+
 def beat_meets_declaration(side: Side) -> None:
     side.join('a', 'b')
     row = side.row('a')
@@ -303,7 +327,7 @@ def takers_meet(side: Side) -> None:
     side.all()
 
 
-ANYWHERE = (life, declaration, ownership, takeovers, looks, beat_meets_declaration,
+ANYWHERE = (life, declaration, ownership, takeovers, looks, commands, beat_meets_declaration,
             declarations_meet, what_has_not_committed_is_not_seen, write_meets_reclaim)
 
 

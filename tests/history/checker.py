@@ -159,7 +159,7 @@ def _terms(events: Sequence[Event]) -> Iterator[tuple[Owned | Wrote | Settled, O
             if event.what != 'progress' and term is not None:
                 del current[event.lock]
         elif isinstance(event, Settled):
-            yield event, current.get(event.lock)
+            yield event, current.pop(event.lock, None)
 
 
 @_judges(1)
@@ -167,8 +167,9 @@ def _one_owner(events: Sequence[Event], rules: Rules) -> Iterator[str]:
     """At most one owner: whoever gets a lock gets it from the one who has it."""
     for event, term in _terms(events):
         owner = term and term.engine
-        if isinstance(event, Settled) and owner is not None:
-            yield f'{_s(event)} an operator changed the lock {event.lock}, which {owner} owned.'
+        if isinstance(event, Settled) and event.previous != owner:
+            yield (f'{_s(event)} an operator changed the lock {event.lock}, which '
+                   f'{owner or "nobody"} owned.')
         if not isinstance(event, Owned):
             continue
         if event.previous != owner or (event.how == 'acquire') != (owner is None):
@@ -181,6 +182,8 @@ def _generations(events: Sequence[Event], rules: Rules) -> Iterator[str]:
     """Generations rise, by exactly one where a lock passes from one owner to the next."""
     highest: dict[str, int] = {}
     for event in events:
+        if isinstance(event, Wrote) and event.what == 'quarantine':
+            highest[event.lock] = max(highest.get(event.lock, 0), event.generation + 1)
         if not isinstance(event, Owned | Settled):
             continue
         last = highest.get(event.lock, 0)
@@ -283,6 +286,9 @@ def _no_relief_of_the_living(events: Sequence[Event], rules: Rules) -> Iterator[
               and event.previous not in ended):
             yield (f'{_s(event)} engine {event.engine} took the lock {event.lock} over from '
                    f'{event.previous}, which had not ended.')
+        elif isinstance(event, Settled) and event.previous not in ended | {None}:
+            yield (f'{_s(event)} an operator gave up the lock {event.lock} of {event.previous}, '
+                   f'which had not ended.')
 
 
 @_judges(6, of_all=True)
@@ -361,7 +367,7 @@ def _convergence(events: Sequence[Event], rules: Rules) -> Iterator[str]:
             engines[event.engine].note(event)
         elif isinstance(event, Owned):
             terms[event.lock] = event
-        elif isinstance(event, Wrote) and event.what != 'progress':
+        elif isinstance(event, Settled) or (isinstance(event, Wrote) and event.what != 'progress'):
             terms.pop(event.lock, None)
         elif isinstance(event, Started):
             runs.add((event.lock, event.generation, event.engine))
@@ -537,7 +543,7 @@ def _leavers_are_relieved(events: Sequence[Event], rules: Rules) -> Iterator[str
     for event, _ in _terms(events):
         if isinstance(event, Owned):
             kept[event.lock] = event
-        elif isinstance(event, Wrote) and event.what != 'progress':
+        elif isinstance(event, Settled) or event.what != 'progress':
             kept.pop(event.lock, None)
     for term in kept.values():
         if term.engine in left:

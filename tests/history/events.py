@@ -122,11 +122,13 @@ class Wrote(Event):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Settled(Event):
-    """An operator changed a lock that nobody owned; its generation rose by one."""
+    """An operator changed a lock without a living owner; its generation rose by one."""
 
     lock: str
     generation: int
     to: Literal['released', 'failed']
+    previous: str | None = None
+    """Who owned it until then."""
 
 
 # Done by processes.

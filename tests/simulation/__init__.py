@@ -24,15 +24,17 @@ locks and, with several nodes, Galera's certification and stale reads;
 The kernel's timer and its proof of death are a few lines in :mod:`world`.
 
 **What goes wrong** is drawn from a seed (:mod:`plan`): engines crash at each point of a round trip
-(:mod:`network`) or at any time, stop for any time, are cut off, leave and come back; machines
-reboot; replies are lost, statements and COMMITs land long after their sender has given up; the
-database is away or frozen; nodes lag, part, and have clocks that differ and are stepped; scans
-come late; work kills whoever does it.  Each run has only some of it, at rates of its own.
+(:mod:`network`) or at any time, stop for any time, are cut off, are not well, give up, leave and
+come back, perhaps with other options; machines reboot, and are paused with all their clocks;
+replies are lost, statements and COMMITs land long after their sender has given up; the database is
+away or frozen, or a standby takes over that lacks the last commits; nodes lag, part, and have
+clocks that differ and are stepped; scans come late; work kills whoever does it; operators give
+commands, and remove and change rows by hand.  Each run has only some of it, at rates of its own.
 
 **What is demanded.**  The history of each run goes to :mod:`tests.history.checker`.  In the end all
 faults heal, and then each piece of work must end and each death must be declared.
 
-**Why one can trust it.**  ``test_planted.py`` takes the guards away, one after the other, and
+**Why one can trust it.**  ``test_planted.py`` takes guards away, one after the other, and
 demands that the simulation misses each of them.  The same seed gives the same history; a seed that
 fails is made smaller by :mod:`shrink`.
 

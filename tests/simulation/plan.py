@@ -27,6 +27,9 @@ SETTINGS: dict[str, Any] = {'host': 'host', 'purge_after': 50 + 10 * 48.0}
 PATIENT: dict[str, Any] = {'fence_time': 29.0, 'service_down_time': 48.0, 'stall_time': 9.8}
 HASTY: dict[str, Any] = {
     'report_interval': 2.0, 'fence_time': 17.8, 'service_down_time': 24.0, 'breaker_delay': 20.0}
+SLOW: dict[str, Any] = {
+    'report_interval': 10.0, 'fence_time': 27.0, 'service_down_time': 45.0}
+KINDS: tuple[dict[str, Any], ...] = ({}, HASTY, PATIENT, SLOW)
 """Sets of options that are safe, alone and beside each other, as the defaults are."""
 
 
@@ -35,11 +38,13 @@ class Incident:
     """Something that goes wrong at a time."""
 
     kind: str
-    """crash, reboot, stop, pause, cut, leave: of a slot; outage, freeze: of the database; step,
-    lag, down: of a node."""
+    """crash, reboot, stop, pause, cut, leave, unwell, give_up, reload: of a slot; outage, freeze,
+    failover: of the database; step, lag, down: of a node; meddle, command: by an operator."""
     at: float
     where: int
     seconds: float
+    lost: float = 0.0
+    """A failover: the seconds before it of which it loses the commits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,10 +100,13 @@ class Plan:
 
 _INCIDENTS = {
     'crash': (0, 0), 'reboot': (5, 60), 'stop': (0.2, 150), 'pause': (0.2, 150),
-    'cut': (1, 120), 'leave': (0, 0),
-    'outage': (1, 150), 'freeze': (1, 60), 'step': (-4000, 4000), 'lag': (0.1, 40),
-    'down': (1, 60)}
-OF_SLOTS = ('crash', 'reboot', 'stop', 'pause', 'cut', 'leave')
+    'cut': (1, 120), 'leave': (0, 0), 'unwell': (0.2, 100), 'give_up': (0, 0), 'reload': (0, 0),
+    'outage': (1, 150), 'freeze': (1, 60), 'failover': (0, 60), 'step': (-4000, 4000),
+    'lag': (0.1, 40), 'down': (1, 60), 'meddle': (0, 0), 'command': (0, 0)}
+OF_SLOTS = ('crash', 'reboot', 'stop', 'pause', 'cut', 'leave', 'unwell', 'give_up', 'reload',
+            'meddle', 'command')
+_RARE = ('pause', 'failover', 'unwell', 'give_up', 'reload', 'meddle', 'command')
+LONGEST_LOST = 30.0
 
 
 def draw(seed: int) -> Plan:
@@ -112,21 +120,24 @@ def draw(seed: int) -> Plan:
     base = {**SETTINGS, 'scan_interval': chance.choice((1.0, 3.0, 5.0, 7.0)),
             'max_tasks': chance.choice((1, 2, 4)), 'max_takeovers': chance.choice((2, 3)),
             'breaker_delay': chance.choice((0.0, 60.0))}
-    kind = chance.choice(({}, {}, HASTY, PATIENT))
-    settings = tuple({**base, **(kind if chance.random() < 0.8 else chance.choice(
-        ({}, HASTY, PATIENT)))} for _ in range(slots))
+    kind = chance.choice(({}, {}, HASTY, PATIENT, SLOW))
+    settings = tuple({**base, **(kind if chance.random() < 0.8 else chance.choice(KINDS))}
+                     for _ in range(slots))
     kinds = [name for name in CALL_FAULTS if chance.random() < 0.4]
     rates = {name: 10 ** chance.uniform(-3.5, -1.3 if name[:5] != 'crash' else -2.2)
              for name in kinds}
     incidents: list[Incident] = []
     for name, (least, most) in _INCIDENTS.items():
-        if chance.random() < 0.45 and (nodes > 1 or name not in {'lag', 'down'}):
+        # A failover that loses commits is that of one server and its standby.
+        fits = nodes == 1 if name == 'failover' else nodes > 1 or name not in {'lag', 'down'}
+        if chance.random() < (0.2 if name in _RARE else 0.45) and fits:
             for _ in range(chance.choice((1, 1, 2, 3, 5))):
                 # Short ones as often as long ones, whatever the scale.
                 seconds = least + (most - least) * chance.random() ** 2
                 incidents.append(Incident(
                     name, chance.uniform(1, duration),
-                    chance.randrange(slots if name in OF_SLOTS else nodes), seconds))
+                    chance.randrange(slots if name in OF_SLOTS else nodes), seconds,
+                    LONGEST_LOST * chance.random() ** 2 if name == 'failover' else 0.0))
     locks = [f'lock-{number}' for number in range(chance.randint(2, 6))]
     poison = chance.choice(locks) if chance.random() < 0.2 else None
     jobs = tuple(job for lock in locks for job in _jobs(
@@ -163,7 +174,14 @@ def _jobs(chance: random.Random, lock: str, slots: int, duration: float, *,
     return jobs
 
 
+def options(plan: Plan) -> list[conf.Settings]:
+    """Return the options that engines of a plan may have, also after a reload."""
+    reloads = any(incident.kind == 'reload' for incident in plan.incidents)
+    return [conf.Settings(**{**each, **kind}) for each in plan.settings
+            for kind in ({}, *KINDS) if not kind or reloads]
+
+
 def check_settings() -> list[str]:
     """Return what is wrong with the sets of options; nothing, or a plan would prove nothing."""
-    return [broken for kind in ({}, PATIENT, HASTY)
+    return [broken for kind in KINDS
             for broken in conf.Settings(**{**SETTINGS, **kind}).violations()]

@@ -42,8 +42,10 @@ from tests.history.events import (
     Joined,
     Journalled,
     Left,
+    Meddled,
     Owned,
     Purged,
+    Settled,
     Wrote,
 )
 from tests.simulation.store import Fact, Statement, Transaction, changed
@@ -265,6 +267,31 @@ class Members:
             lambda at: Left(at=at, engine=engine_id), state='left', declared_by=engine_id,
             declared_at=tx.time())))
 
+    def take_away(self, engine_id: str) -> bool:
+        """Remove a row by hand, whatever it says; return whether its engine lived."""
+        def statement(tx: Transaction) -> bool:
+            row = tx.get('service', engine_id)
+            if row is None or row.state not in _LIVE:
+                return False
+            tx.lock('service', engine_id)
+            tx.put('service', engine_id, None, lambda at: Purged(
+                at=at, engine=engine_id, by='operator'))
+            tx.facts.append(lambda at: Meddled(at=at, engine=engine_id))
+            return True
+        return bool(self._database.autocommit(statement))
+
+    def set_state(self, engine_id: str, state: str) -> bool:
+        """Set a state by hand, and nothing with it; return whether its engine lived."""
+        def statement(tx: Transaction) -> bool:
+            row = tx.get('service', engine_id)
+            count = 0 if row is None else row.count
+            fact: Fact = (lambda at: Declared(
+                at=at, engine=engine_id, by='operator', seen=count, count=count,
+                evidence='operator')) if state == 'dead' else (
+                    lambda at: Meddled(at=at, engine=engine_id))
+            return self._update(tx, engine_id, lambda row: row.state in _LIVE, fact, state=state)
+        return bool(self._database.autocommit(statement))
+
     def purgeable(self, observer: engines.Identity, after: float) -> list[str]:
         def statement(tx: Transaction) -> list[str]:
             rows = [row for row in tx.all('service')
@@ -442,6 +469,50 @@ class Locks:
                     generation=row.generation + 1, engine_id=owner.engine_id, by=taker_id))
             return rows
         return _held(self._database.transaction(body))
+
+    @again_if_contended
+    def settle(self, row: LockRow, status: Any, reason: str | None) -> bool:
+        done = self._settle(row, lambda at: Settled(
+            at=at, lock=row.name, generation=row.generation + 1, to=status,
+            previous=row.engine_id), status=status, reason=reason)
+        return bool(self._database.transaction(lambda session: session(done)))
+
+    @again_if_contended
+    def retry(self, row: LockRow, operator: engines.Identity) -> bool:
+        name = operator.engine_id
+
+        def join(tx: Transaction) -> None:
+            tx.lock('service', name)
+            tx.put('service', name, changed(
+                Service(operator, 0, 0, 0, tx.time()), state='left', declared_by='operator',
+                declared_at=tx.time(), evidence='operator'), lambda at: Joined(
+                    at=at, engine=name, machine=operator.process.boot_id))
+
+        def body(session: Session) -> bool:
+            session(join)
+            if not session(self._settle(row, lambda at: Owned(
+                    at=at, lock=row.name, generation=row.generation + 1, engine=name,
+                    previous=None, how='acquire'), status='in_progress', reason=None,
+                    engine_id=name, takeovers=0)):
+                raise Rollback(False)
+            session(lambda tx: tx.facts.append(lambda at: Left(at=at, engine=name)))
+            return True
+        return bool(self._database.transaction(body))
+
+    def _settle(self, row: LockRow, fact: Fact, **values: Any) -> Statement:
+        def statement(tx: Transaction) -> bool:
+            now = tx.get('lock', row.name)
+            if (now is None or now.status != row.status or now.engine_id != row.engine_id
+                    or now.generation != row.generation
+                    or (row.engine_id is not None and not _ended(tx, row.engine_id))):
+                return False
+            tx.lock('lock', row.name)
+            tx.put('lock', row.name, dataclasses.replace(
+                now, generation=now.generation + 1, **{'engine_id': None, **values}), fact)
+            _journal(tx, 'operator', f'lock:{row.name}', row.generation + 1,
+                     str(values.get('engine_id')), 'operator')
+            return True
+        return statement
 
     def _lock(self, owner: ServiceRow, fits: Callable[[LockRow], bool], limit: int) -> Statement:
         def statement(tx: Transaction) -> list[LockRow]:

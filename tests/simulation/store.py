@@ -26,21 +26,26 @@ node has not applied yet, changed the same row: the first wins, and the other is
 that applies a change takes the row from whoever holds it there.  Reads see the node's copy, which
 may be behind.
 
+A failover to a standby that lacked the last commits is :meth:`Cluster.lose`: the rows are what they
+were, and whatever was open is gone with the server.
+
 What the database does is told to ``tell`` as facts, in the order of the commits.
 """
 
+import bisect
 import copy
 from collections.abc import Callable
 from typing import Any
 
 from heat_liveness import errors
-from tests.history.events import Event
+from tests.history.events import Event, Undone
 from tests.simulation.scheduler import Hub
 
 Key = tuple[str, Any]
 Fact = Callable[[float], Event]
 
 _LOCK_WAIT_SECONDS = 2.0
+_GONE = errors.UnclearOutcome('Connection lost: the server has gone.')
 
 
 class Blocked(Exception):
@@ -102,6 +107,10 @@ class Cluster:
         self.hub = hub
         self.tell = tell
         self.log: list[dict[Key, Any]] = []
+        self.server = 0
+        """Rises with each failover: no connection outlives it."""
+        self._times: list[float] = []
+        """When each of them was committed."""
         self.nodes = [Node(self, number) for number in range(nodes)]
         self._changed: dict[Key, int] = {}
         """The number of the last change of each row."""
@@ -111,6 +120,21 @@ class Cluster:
         """Return a number that no row has."""
         self._ids += 1
         return self._ids
+
+    def lose(self, since: float) -> None:
+        """Let a standby take over that has not got what was committed after a time."""
+        [node] = self.nodes
+        self.server += 1
+        for holder in list(dict.fromkeys(node.locks.values())):
+            holder.abort(_GONE)
+        kept = bisect.bisect_right(self._times, since)
+        del self.log[kept:], self._times[kept:]
+        self._changed = {key: number for number, changes in enumerate(self.log, 1)
+                         for key in changes}
+        node.rows = {table: {} for table in node.rows}
+        node.applied = 0
+        node.apply(kept)
+        self.tell(Undone(at=self.hub.now, since=since))
 
     def commit(self, transaction: 'Transaction') -> None:
         """Put what a transaction wrote in the order, or raise."""
@@ -122,6 +146,7 @@ class Cluster:
         changes = transaction.changes
         node.release(transaction)
         self.log.append(changes)
+        self._times.append(self.hub.now)
         number = len(self.log)
         self._changed.update(dict.fromkeys(changes, number))
         node.apply(number)
@@ -143,6 +168,7 @@ class Transaction:
         self.facts: list[Fact] = []
         self.begun: float | None = None
         self.over = False
+        self._server = node.cluster.server
         self.committing = False
         """Its COMMIT has arrived: it lasts, or fails, whoever is there to learn of it."""
         self.waits_for: Key | None = None
@@ -223,7 +249,9 @@ class Transaction:
         self.rollback()
 
     def check(self) -> None:
-        """Raise if it is over: undone by the server, or by a client who has gone."""
+        """Raise if it is over: undone by the server, with it, or by a client who has gone."""
+        if not self.over and self._server != self.cluster.server:
+            self.abort(_GONE)
         if self.over:
             raise self._aborted
 

@@ -18,16 +18,18 @@ ended.  When ``duration`` is over all faults heal, and the run goes on until eve
 has ended and every death is declared, or it is plain that this will not be.
 """
 
+import contextlib
 import dataclasses
 import logging
 import random
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from heat_liveness import agent, conf, errors
 from heat_liveness import engine as engines
 from heat_liveness.agent import Liveness
+from heat_liveness.db.locks import LockRow
 from heat_liveness.work import Context, native
 from tests.history import checker
 from tests.history.events import (
@@ -37,20 +39,20 @@ from tests.history.events import (
     Event,
     Healed,
     Killed,
+    Meddled,
     Outage,
     Paused,
     Resumed,
     Started,
     Stepped,
     Stopped,
+    Withheld,
 )
 from tests.simulation import rooms, scheduler
 from tests.simulation.network import LONGEST_LATE, Connections
-from tests.simulation.plan import Incident, Job, Plan
+from tests.simulation.plan import KINDS, Incident, Job, Plan, options
 from tests.simulation.scheduler import Clock, Hub, Process
 from tests.simulation.store import Cluster, Node
-
-DETECTION = 300.0
 
 
 @dataclasses.dataclass
@@ -110,11 +112,14 @@ class Engine(Process):
         super().__init__(world.hub, f'e{number}', world.clocks[machine])
         self.world = world
         self.slot = slot
-        self.settings = conf.Settings(**plan.settings[slot])
+        self.settings = conf.Settings(**world.settings[slot])
         self.identity = engines.Identity(
             self.name, f'host-{slot}', f'machine-{machine}', 'binary', 'topic', engines.Process(
                 number, 1, 1, 1, world.boots[machine]))
         self.live: Liveness | None = None
+        self.unwell = 0
+        """How many of its health checks fail."""
+        self._gives_up = False
         self.spawn('main', self._main)
 
     def _main(self) -> None:
@@ -124,8 +129,9 @@ class Engine(Process):
             (self.settings.connect_timeout, self.settings.read_timeout))
         self.live = Liveness(
             self.identity, self.settings, database, self._work, clock=self.clock,  # type: ignore[arg-type]
-            timer=Timer(self.hub, self.clock, lambda: self.end('fence')),
+            timer=Timer(self.hub, self.clock, self._fence),
             chance=random.Random(world.hub.chance.random()), end=self._dead)
+        self.live.membership.checks.append(lambda: 'It is stuck.' if self.unwell else None)
         self.live.begin(self._joined)
 
     def _joined(self) -> None:
@@ -141,8 +147,12 @@ class Engine(Process):
             late = self.world.slow_scans * self.hub.chance.random() ** 4
             scheduler.current().wait(self.settings.scan_interval + late)
 
+    def _fence(self) -> None:
+        # Who gives up watches no more: the timer may be sooner than a database that is away.
+        self.end('exit' if self._gives_up else 'fence')
+
     def _dead(self, reason: str, level: int = 0) -> None:
-        self.end('dead')
+        self.end('exit' if self._gives_up else 'dead')
         scheduler.pause_point()
         scheduler.current().wait()
 
@@ -201,6 +211,74 @@ class Engine(Process):
             self.live.stop()
         self.end('exit')
 
+    def give_up(self) -> None:
+        """Leave with work unfinished."""
+        if self.live is not None and self.live.joined:
+            self._gives_up = True
+            self.live.give_up('it is stuck')
+
+
+class Operator(Process):
+    """Somebody who gives commands, each a process of its own, or changes rows by hand."""
+
+    def __init__(self, world: 'World', slot: int) -> None:
+        world.operators += 1
+        super().__init__(world.hub, f'operator-{world.operators}',
+                         world.clocks[world.plan.machines[slot]])
+        node = world.cluster.nodes[slot % len(world.cluster.nodes)]
+        settings = conf.Settings(**world.settings[slot])
+        database: Any = Connections(world, self, slot, node, (
+            settings.connect_timeout, settings.read_timeout))
+        self._settings = settings
+        self._chance = world.hub.chance
+        self._members = rooms.Members(database)
+        self._locks = rooms.Locks(database)
+        self.identity = engines.Identity(
+            self.name, 'host', 'host', 'binary', 'topic', engines.Process(0, 0, 0, 0, ''))
+
+    def end(self, why: str) -> None:
+        """End with the command half done."""
+        self.kill()
+
+    def meddle(self, engine_id: str) -> None:
+        """Change the row of an engine by hand."""
+        with contextlib.suppress(errors.LivenessError):
+            what = self._chance.choice(('removed', 'dead', 'paused'))
+            if what == 'removed':
+                self._members.take_away(engine_id)
+            else:
+                self._members.set_state(engine_id, what)
+
+    def command(self) -> None:
+        """Do what a command of heat-liveness-manage does."""
+        with contextlib.suppress(errors.LivenessError):
+            if self._chance.random() < 0.2:
+                self._clean()
+                return
+            rows = self._locks.search('quarantined') + self._locks.search('failed')
+            left = [row for row in self._locks.search('in_progress')
+                    if self._has_ended(row.engine_id)]
+            if left and self._chance.random() < 0.2:
+                self._locks.settle(self._chance.choice(left), 'failed', None)
+            if not rows:
+                return
+            row = self._chance.choice(rows)
+            what = self._chance.choice(('retry', 'retry', 'released', 'failed'))
+            if what == 'retry':
+                self._locks.retry(row, self.identity)
+            else:
+                self._locks.settle(row, what, None)
+
+    def _has_ended(self, engine_id: str | None) -> bool:
+        row = None if engine_id is None else self._members.read(engine_id)
+        return row is not None and row.ended
+
+    def _clean(self) -> None:
+        landing = conf.LOCK_WAIT_SECONDS + 10 * self._settings.service_down_time
+        ripe = self._members.purgeable(self.identity, landing)
+        owners = self._locks.owners(ripe)
+        self._members.purge([each for each in ripe if each not in owners], None)
+
 
 class World:
     """All of it."""
@@ -221,7 +299,10 @@ class World:
         self.clocks = [Clock(self.hub, chance.uniform(0.9995, 1.0005), chance.uniform(0, 1e6))
                        for _ in machines]
         self.boots = [f'boot-{machine}-0' for machine in machines]
+        self.settings = list(plan.settings)
+        """With which an engine is started in each slot; a reload changes them."""
         self.slots: list[Engine | None] = [None] * len(plan.machines)
+        self.operators = 0
         self.engines: list[Engine] = []
         self.outage = False
         self.frozen = False
@@ -303,6 +384,40 @@ class World:
         if engine is not None:
             engine.spawn('leave', engine.leave)
 
+    def _reload(self, incident: Incident) -> None:
+        """Change the options of a slot; the engine there leaves, and another starts with them."""
+        slot = incident.where
+        self.settings[slot] = {**self.plan.settings[slot], **self.hub.chance.choice(KINDS)}
+        self._leave(incident)
+
+    def _give_up(self, incident: Incident) -> None:
+        engine = self.slots[incident.where]
+        if engine is not None:
+            engine.spawn('give up', engine.give_up)
+
+    def _unwell(self, incident: Incident) -> None:
+        """Let the health check of an engine fail for a while."""
+        engine = self.slots[incident.where]
+        if engine is not None:
+            self._ail(engine, 1)
+            self.hub.after(incident.seconds, self._ail, engine, -1)
+
+    def _ail(self, engine: Engine, more: int) -> None:
+        before = bool(engine.unwell)
+        engine.unwell += more
+        if bool(engine.unwell) != before:
+            self.tell(Withheld(at=self.hub.now, engine=engine.name, began=not before))
+
+    def _meddle(self, incident: Incident) -> None:
+        engine = self.slots[incident.where]
+        if engine is not None:
+            operator = Operator(self, incident.where)
+            operator.spawn('meddle', operator.meddle, engine.name)
+
+    def _command(self, incident: Incident) -> None:
+        operator = Operator(self, incident.where)
+        operator.spawn('command', operator.command)
+
     def _stop(self, incident: Incident) -> None:
         engine = self.slots[incident.where]
         if engine is not None:
@@ -377,6 +492,11 @@ class World:
             self.frozen = True
             self._outage(incident)
 
+    def _failover(self, incident: Incident) -> None:
+        """Lose the database, and get it back as it was a while ago."""
+        self.cluster.lose(self.hub.now - incident.lost)
+        self._outage(incident)
+
     def _end_outage(self) -> None:
         self.outage = self.frozen = False
         self.tell(Outage(at=self.hub.now, began=False))
@@ -422,12 +542,22 @@ class World:
             self._continue(engine)
         self.tell(Healed(at=self.hub.now))
 
+    def owned(self) -> Iterator[LockRow]:
+        """Yield the locks with an owner, but for those of whom an operator has made a riddle."""
+        rows = self.cluster.nodes[0].rows
+        riddles = {event.engine for event in self.events if isinstance(event, Meddled)}
+        for row in rows['lock'].values():
+            owner = rows['service'].get(row.engine_id)
+            known = owner is not None and owner.state in {'up', 'draining', 'dead', 'left'}
+            if row.engine_id is not None and (known or row.engine_id not in riddles):
+                yield row
+
     def settled(self) -> bool:
         """Whether nothing is left to be done."""
         if self.healed is None or self.hub.now < self.healed + self._quiet:
             return False
         rows = self.cluster.nodes[0].rows
-        if any(row.engine_id is not None for row in rows['lock'].values()):
+        if any(self.owned()):
             return False
         running = {engine.name for engine in self.slots if engine is not None}
         return len(running) == len(self.slots) and running == {
@@ -465,9 +595,32 @@ def convergence(plan: Plan) -> float:
     return 900 + sum(deaths * (plan.restart + job.pace) for job in poisons)
 
 
+def detection(plan: Plan) -> float:
+    """Return the seconds in which a death is declared, when all faults are over.
+
+    What ``Settings.declaration_bound`` promises, for the most patient observer of the engine that
+    asks for the most, after a gap in its view, which takes two looks more, and with the breaker's
+    delay.  A look is late by its own round trips and by those of the takeovers before it.  And
+    there is what is left of the faults: a statement and a lag that outlive them.
+
+    Where round trips take so long that a takeover is a gap in the view of the one who takes over,
+    nobody can say how many there will be.
+    """
+    settings = options(plan)
+    takeover = 8 * plan.latency
+    if any(takeover > 2 * each.scan_interval + each.stall_time for each in settings):
+        return 300.0
+    asked = max(conf.window_for(each.asked_fence_time) for each in settings)
+    bound = max(each.declaration_bound + max(0.0, asked - each.window) + each.settle
+                + 2 * each.scan_interval + each.breaker_delay for each in settings)
+    bound += 3 * (plan.slow_scans + takeover)
+    late = LONGEST_LATE if {'late', 'late_commit'} & plan.rates.keys() else 0.0
+    return bound + late + (plan.longest if plan.nodes > 1 else 0.0)
+
+
 def rules(plan: Plan) -> checker.Rules:
     """Return what the judge is to go by."""
-    settings = [conf.Settings(**each) for each in plan.settings]
+    settings = options(plan)
     return checker.Rules(
         fence_time=min(each.fence_time for each in settings),
         # A clock that is slow by 0.05 %.
@@ -475,7 +628,7 @@ def rules(plan: Plan) -> checker.Rules:
             each.fence_time + each.kernel_timer_lag for each in settings),
         service_down_time=max(each.service_down_time for each in settings),
         max_takeovers=settings[0].max_takeovers, purge_after=settings[0].purge_after,
-        detection=DETECTION, convergence=convergence(plan) - 300,
+        detection=detection(plan), convergence=convergence(plan) - 300,
         statement_time=LONGEST_LATE + plan.longest + 10)
 
 
@@ -512,6 +665,5 @@ def run(plan: Plan, guards: rooms.Guards | None = None) -> Outcome:
     if world.hub.now > plan.duration + convergence(plan) - 5:
         faults += [checker.Fault(8, f'Engine {row.engine_id} still owns the lock {row.name} under '
                                     f'generation {row.generation} at the end of the run.')
-                   for row in world.cluster.nodes[0].rows['lock'].values()
-                   if row.engine_id is not None]
+                   for row in world.owned()]
     return Outcome(plan, world.events, faults, world.calls, world.injected, world.hub.now)

@@ -159,6 +159,8 @@ BAD: dict[str, Any] = {
         journalled(121)),
     'an operator changes what is owned': (1, acquired(), Settled(
         at=2, lock='x', generation=2, to='released')),
+    'an operator gives up what one who lives works on': (5, acquired(), Settled(
+        at=2, lock='x', generation=2, to='failed', previous='a')),
     'a command skips a generation': (2, acquired(), wrote(2, 'fail'), Settled(
         at=3, lock='x', generation=3, to='released')),
     'what was left by an operator is overlooked': (
@@ -291,9 +293,18 @@ FINE: dict[str, tuple[Event, ...]] = {
     'whose row was removed is not found dead, nor its work': (
         joined(), acquired(), Meddled(at=2, engine='a'), Killed(at=3, engine='a'), Healed(at=4),
         beat(200, 'b')),
+    'an operator gives up what one who has ended has left': (*DEATH, Settled(
+        at=41, lock='x', generation=2, to='failed', previous='a'), Healed(at=42), beat(200, 'b')),
     'an operator changes what nobody owns': (
         acquired(), wrote(2, 'fail'), Settled(at=3, lock='x', generation=2, to='released'),
         acquired(4, generation=3), wrote(5, generation=3)),
+    'an operator has quarantined work tried again': (
+        acquired(1, engine='e1'), *(
+            event for n in range(1, 4) for event in (
+                declared(40 * n, f'e{n}'), journalled(40 * n, f'e{n}'),
+                taken(40 * n, engine=f'e{n + 1}', previous=f'e{n}', generation=n + 1))),
+        declared(160, 'e4'), journalled(160, 'e4'), wrote(160, 'quarantine', 'z', 4),
+        Settled(at=161, lock='x', generation=6, to='released')),
     'nobody was there to find a death': (
         joined(), Killed(at=2, engine='a'), Healed(at=3), joined('b', 70), declared(119),
         journalled(119)),
