@@ -132,10 +132,11 @@ class Locks:
         :raises EngineDead: the engine is not alive
         :raises DataRefused: the name or task ends with a space, or the arguments are too long
         """
-        if name.endswith(' '):
-            raise errors.DataRefused(
-                f'The name of the lock {name!r} ends with a space, and MySQL would take it for '
-                f'the same without: choose another.')
+        for what, text in (('name', name), ('task', task)):
+            if text.endswith(' '):
+                raise errors.DataRefused(
+                    f'The {what} of the lock, {text!r}, ends with a space, and MySQL would take '
+                    f'it for the same without: choose another.')
         work = {'task': task, 'arguments': _encode(arguments), 'progress': 'null',
                 'status': 'in_progress', 'engine_id': engine_id, 'takeovers': 0}
         try:

@@ -400,8 +400,9 @@ def test_who_beats_in_the_future_or_cannot_be_judged_is_not_the_eldest(bed: Bed)
 
 def test_a_name_that_ends_with_a_space_is_refused_on_each_database(bed: Bed) -> None:
     bed.engine('me')
-    with pytest.raises(errors.DataRefused, match='ends with a space'):
-        bed.locks.acquire('work ', 'task', None, 'me')
+    for name, task in (('work ', 'task'), ('work', 'task ')):
+        with pytest.raises(errors.DataRefused, match='ends with a space'):
+            bed.locks.acquire(name, task, None, 'me')
     assert bed.locks.search() == []
 
 

@@ -35,6 +35,7 @@ def test_the_options_of_the_plans_are_safe() -> None:
     assert not plans.check_settings()
 
 
+@pytest.mark.timeout(600)
 def test_the_first_seeds_keep_all_promises() -> None:
     began = time.process_time()
     for seed in range(SEEDS):
