@@ -44,6 +44,10 @@ class Bed(abc.ABC):
     def harm(self, how: str, place: int) -> Undo:
         """Do something to the database; return what undoes it."""
 
+    def cuts_off(self, how: str, place: int, other: int) -> bool:
+        """Return whether a harm keeps the engine in another place, and not all, from beating."""
+        return False
+
     def step(self, place: int, seconds: int) -> None:
         """Let the clock of the database be so many seconds ahead."""
         raise NotImplementedError
@@ -136,6 +140,11 @@ class Galera(Bed):
             for node in nodes[1:]:
                 undo.callback(_harm(node, 'frozen'))
             return undo.pop_all().close
+
+    def cuts_off(self, how: str, place: int, other: int) -> bool:
+        """Engines go to one node each; when that is gone the others' nodes work on soon."""
+        nodes = len(self._cluster.nodes)
+        return how != 'quorum lost' and place % nodes == other % nodes
 
     def step(self, place: int, seconds: int) -> None:
         clock = self._cluster.nodes[place % len(self._urls)].clock

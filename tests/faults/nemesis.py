@@ -124,7 +124,7 @@ class Crew(Fleet):
         """Start an engine in each place, and wait until all of them are at work."""
         for slot in self.slots:
             self.fill(slot)
-        wait_until(lambda: all(self._works(slot) for slot in self.slots), 180,
+        wait_until(lambda: all(self.works(slot) for slot in self.slots), 180,
                    'The beginning of the work')
 
     def fill(self, slot: Slot, *locks: str, **more: object) -> Engine:
@@ -143,7 +143,8 @@ class Crew(Fleet):
         threading.Thread(target=self._mind, args=(slot, engine), daemon=True).start()
         return engine
 
-    def _works(self, slot: Slot) -> bool:
+    def works(self, slot: Slot) -> bool:
+        """Return whether the engine in a place has begun to work."""
         return any(fact['fact'] == 'Called' for fact in self._told(slot.engine))
 
     def _mind(self, slot: Slot, engine: Engine) -> None:
@@ -288,10 +289,16 @@ def _clock(hours: int) -> Doing:
 
 def _database(name: str, seconds: float) -> Doing:
     def harm(crew: Crew, slot: Slot) -> Harm:
+        cut = [each.engine for each in crew.slots
+               if crew.bed.cuts_off(name, slot.number, each.number)]
         crew.note(events.Outage, began=True)
+        for engine in cut:
+            crew.note(events.Cut, engine, began=True)
         undo = crew.bed.harm(name, slot.number)
         yield seconds
         undo()
+        for engine in cut:
+            crew.note(events.Cut, engine, began=False)
         crew.note(events.Outage, began=False)
     return harm
 
@@ -371,6 +378,9 @@ def carry_out(crew: Crew, blows: Sequence[Blow]) -> None:
         wait_until(lambda due=due: time.monotonic() - began >= due, 60 + due, 'The next fault')
         if harm is None:
             free = [each for each in _targets(blow, len(crew.slots)) if each not in busy]
+            if blow.fault == 'killed':
+                # Of one that has only just been started again there may be no row, and no death.
+                free.sort(key=lambda place: not crew.works(crew.slots[place]))
             if free:
                 target = free[0]
                 place = target if isinstance(target, int) else blow.place

@@ -24,7 +24,7 @@ import sqlalchemy as sa
 
 from heat_liveness import detection, fence
 from heat_liveness.db import locks, models
-from heat_liveness.db.locks import LockRow, Locks
+from heat_liveness.db.locks import HeldLock, LockRow, Locks
 from heat_liveness.db.members import Members, ServiceRow
 from heat_liveness.membership import Membership
 
@@ -59,10 +59,16 @@ def _believe_the_clock() -> None:
 
 def _do_not_quarantine() -> None:
     """Pass work on however many died of it."""
+    take_over = Locks.take_over
+
     def quarantine(store: Locks, *args: object) -> list[Any]:
         return []
 
+    def take_poison_too(store: Locks, *args: Any, **kw: Any) -> list[HeldLock]:
+        return take_over(store, *args, **kw | {'poison': None})
+
     Locks.quarantine = quarantine  # type: ignore[assignment,method-assign]
+    Locks.take_over = take_poison_too  # type: ignore[method-assign]
 
 
 def _declare_unseen() -> None:
