@@ -36,6 +36,7 @@ An engine takes over the work for which it has a handler.  The rest is left to t
 one, as while a service is upgraded engine by engine, and not failed.
 """
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -177,6 +178,9 @@ class NativeWork:
                 if made is not None:
                     self._held[name] = made
                 self._changed.notify_all()
+        # Who has left or died meanwhile begins nothing; who holds will wait with its writes.
+        with contextlib.suppress(errors.EngineHeld):
+            self._gate.check()
         return made
 
     def submit(self, name: str, task: str, arguments: Any = None) -> futures.Future[None]:

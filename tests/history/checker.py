@@ -396,7 +396,8 @@ def _declared_soon(events: Sequence[Event], rules: Rules) -> Iterator[str]:
     watching: dict[str, float] = {}
     """Since when each engine that runs has been there."""
     for event in events:
-        if isinstance(event, Joined):
+        if isinstance(event, Joined) and event.engine not in ended:
+            # What it sent before its end may land after it.
             watching.setdefault(event.engine, event.at)
         elif isinstance(event, Killed):
             ended.setdefault(event.engine, event.at)

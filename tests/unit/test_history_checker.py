@@ -237,6 +237,10 @@ FINE: dict[str, tuple[Event, ...]] = {
         declared(40), journalled(40)),
     'who never joined is nobody to declare dead': (Healed(at=1), Killed(at=2, engine='a'),
                                                    beat(200, 'b')),
+    'who joined after its own end watches nobody': (
+        joined(), Killed(at=1, engine='a'), Killed(at=1, engine='b'), Healed(at=1),
+        joined('b', 2), joined('c', 70), declared(100, 'a', 'c'), journalled(100, 'a', 'c'),
+        declared(100, 'b', 'c'), journalled(100, 'b', 'c')),
     'the last beat of one who was killed lands late': (
         beat(1), Killed(at=2, engine='a'), beat(3), Outage(at=4, began=True),
         Outage(at=5, began=False), declared(40), journalled(40)),

@@ -389,6 +389,21 @@ def test_a_dead_engine_acquires_nothing(node: Node, locks: Locks) -> None:
     assert not node.work.doubts
 
 
+def test_an_engine_that_leaves_while_it_acquires_begins_nothing(
+        node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I13: the statement was on its way."""
+    acquire = node.work._locks.acquire
+
+    def slow(*arguments: Any) -> LockRow:
+        row = acquire(*arguments)
+        node.gate.shut('Engine me has left.')
+        return row
+
+    monkeypatch.setattr(node.work._locks, 'acquire', slow)
+    with pytest.raises(errors.EngineDead, match='has left'):
+        node.work.acquire('x', 'quick')
+
+
 # A held engine waits with its writes; no work is redone.
 
 def test_a_task_waits_with_its_writes_while_the_engine_holds(node: Node, locks: Locks) -> None:
