@@ -12,10 +12,11 @@
 
 """Breaks the modules that decide, one small change at a time, and runs their tests on each.
 
-mutmut does the work.  It leaves decorated functions alone, and with them every property, where
-many of the decisions stand.  So it is given a copy in which ``@property`` above a method is
-``name = property(name)`` below it.  Each module has a copy of its own, and is run against the
-tests that are there for it: what a module promises should be noticed beside it, and soon.
+mutmut makes the mutants.  It leaves decorated functions alone: every property, where many of the
+decisions stand, and every transaction that is tried again when it is contended.  So it is given
+a copy in which ``@property`` above a method is ``name = property(name)`` below it.  Each module
+has a copy of its own, and is run (``tools/mutants.py``) against the tests that are there for it:
+what a module promises should be noticed beside it, and soon.
 
 The copies stay in ``.mutation``, with what is known of each mutant; a run that its time ends goes
 on where it ended.
@@ -24,11 +25,8 @@ on where it ended.
 import argparse
 import ast
 import collections
-import contextlib
 import json
-import os
 import pathlib
-import signal
 import subprocess
 import sys
 import time
@@ -55,21 +53,14 @@ do_not_mutate_patterns = [
     '^ *raise errors\.\w+\(',  # and so is an error: its class is raised, whatever it says
 ]
 also_copy = ["migrations"]
-# What is done to real servers is not done to a thousand mutants.
-pytest_add_cli_args = ["-m", "not mariadb and not postgresql", "--timeout=40"]
-pytest_add_cli_args_test_selection = ["tests/{tests}"]
-process_isolation = "forkserver"  # threads that tests leave behind are not forked
-timeout_multiplier = 2.0
-timeout_constant = 45.0
-use_git_change_detection = false
-on_dependency_change = "ignore"
 """
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PLACE = ROOT / '.mutation'
 MUTMUT = str(pathlib.Path(sys.executable).with_name('mutmut'))
-OUTCOMES = {None: 'left', 0: 'survived', 1: 'killed', 3: 'killed', 33: 'no tests'}
-"""What mutmut's numbers mean; any other is the end of a process that had to be ended."""
+DECORATORS = ('property', 'again_if_contended')
+OUTCOMES = {None: 'left', 0: 'survived', 1: 'killed', 33: 'no tests', 36: 'timed out'}
+"""What mutmut's numbers mean."""
 
 
 def main() -> int:
@@ -91,7 +82,7 @@ def main() -> int:
         elif not options.again or _survivors(module):
             _copy(module)
             names = _survivors(module) if options.again else []
-            status = max(status, _run(module, names, ends))
+            status = max(status, _run(module, names, (ends - time.monotonic()) / 60))
     print(_table())
     return status
 
@@ -99,21 +90,16 @@ def main() -> int:
 def _copy(module: str) -> None:
     """Bring a module's copy up to date; mutmut sees what has changed, but in the tests."""
     place = PLACE / module
-    moved = False
     for path in _files():
         text = path.read_text()
         if path == ROOT / 'heat_liveness' / f'{module}.py':
             text = undecorated(text)
         if path.name == 'pyproject.toml':
-            text += SETTINGS.format(module=module, tests=TESTS[module])
+            text += SETTINGS.format(module=module)
         copy = place / path.relative_to(ROOT)
         if not copy.exists() or copy.read_text() != text:
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_text(text)
-            moved = moved or 'tests' in path.parts
-    if moved:
-        # Which test runs which function has to be found out anew.
-        (place / 'mutants' / 'mutmut-stats.json').unlink(missing_ok=True)
 
 
 def _files() -> Iterator[pathlib.Path]:
@@ -124,37 +110,29 @@ def _files() -> Iterator[pathlib.Path]:
 
 
 def undecorated(source: str) -> str:
-    """Say ``name = property(name)`` below each method instead of ``@property`` above it."""
+    """Say ``name = property(name)`` below each function instead of ``@property`` above it."""
     lines = source.splitlines(keepends=True)
-    found = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)
-             and [ast.unparse(each) for each in node.decorator_list] == ['property']]
-    for node in sorted(found, key=lambda node: -node.lineno):
-        indent = ' ' * node.col_offset
-        lines.insert(node.end_lineno or 0, f'{indent}{node.name} = property({node.name})\n')
-        del lines[node.decorator_list[0].lineno - 1]
+    found = [(node, ast.unparse(node.decorator_list[0])) for node in ast.walk(ast.parse(source))
+             if isinstance(node, ast.FunctionDef) and len(node.decorator_list) == 1]
+    for node, decorator in sorted(found, key=lambda each: -each[0].lineno):
+        if decorator in DECORATORS:
+            indent = ' ' * node.col_offset
+            lines.insert(node.end_lineno or 0, f'{indent}{node.name} = {decorator}({node.name})\n')
+            del lines[node.decorator_list[0].lineno - 1]
     return ''.join(lines)
 
 
-def _run(module: str, names: Sequence[str], ends: float) -> int:
-    process = subprocess.Popen([MUTMUT, 'run', '--max-children', '1', *names],
-                               cwd=PLACE / module, stdout=sys.stderr, start_new_session=True)
-    try:
-        return process.wait(max(0.0, ends - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        print('The time is over; another run goes on from here.', file=sys.stderr)
-        return 1
-    finally:
-        # What a test has started and a mutant has kept from ending goes with it.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def _run(module: str, names: Sequence[str], minutes: float) -> int:
+    return subprocess.run(
+        [sys.executable, str(ROOT / 'tools' / 'mutants.py'), module, TESTS[module], str(minutes),
+         *names], cwd=PLACE / module, check=False).returncode
 
 
 def _outcomes(module: str) -> dict[str, str]:
     """Return what became of each mutant of a module."""
     known = PLACE / module / 'mutants' / 'heat_liveness' / f'{module}.py.meta'
     codes = json.loads(known.read_text())['exit_code_by_key'] if known.exists() else {}
-    return {name: OUTCOMES.get(code, 'timed out') for name, code in codes.items()}
+    return {name: OUTCOMES[code] for name, code in codes.items()}
 
 
 def _survivors(module: str) -> list[str]:

@@ -13,6 +13,8 @@
 """An engine that cannot beat starts nothing; one that cannot even hold is ended."""
 
 import ctypes
+import errno
+import math
 import os
 import signal
 import subprocess
@@ -251,5 +253,15 @@ def test_what_the_kernel_refuses_is_an_error() -> None:
     timer = fence.KernelTimer()
     timer.disarm()
     timer._timer = ctypes.c_void_p(123456)
-    with pytest.raises(OSError, match='Invalid argument'):
+    with pytest.raises(OSError, match='Invalid argument') as caught:
         timer.set(1)
+    assert caught.value.errno == errno.EINVAL
+
+
+def test_a_time_just_before_a_full_second_is_none_that_the_kernel_refuses(
+        timer: fence.KernelTimer, monkeypatch: pytest.MonkeyPatch) -> None:
+    values: list[fence._Itimerspec] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(timer, '_settime', values.append)
+        timer.set(math.nextafter(6, 0))
+    assert (values[0].value.seconds, values[0].value.nanoseconds) == (5, 999_999_999)

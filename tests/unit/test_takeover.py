@@ -263,6 +263,7 @@ def test_rows_that_own_work_do_not_keep_others_from_being_forgotten() -> None:
         taker.later(10 * SETTINGS.service_down_time)
     assert 'z' not in taker.table.rows
     assert len(taker.table.rows) == 250
+    assert taker.work.questions == 3, 'a question for each hundred'
 
 
 def test_a_sweep_ends_though_tasks_end_as_fast_as_they_are_claimed() -> None:
