@@ -43,7 +43,7 @@ TIMED_OUT = 36
 """As mutmut has them."""
 
 CHILDREN = 2
-LONGEST_SECONDS = 60.0
+LONGEST_SECONDS = 180.0
 MAKE = """
 import os
 from mutmut import __main__ as mutmut

@@ -13,6 +13,7 @@
 """Each statement about locks, on each database: who acts is alive, and owner and generation fit."""
 
 import dataclasses
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -76,6 +77,20 @@ def test_names_of_locks_differ_by_case_and_by_trailing_space(bed: Bed) -> None:
     assert len(bed.locks.search()) == 4
 
 
+def test_a_name_that_ends_with_a_space_is_refused(bed: Bed) -> None:
+    bed.engine('e1')
+    with pytest.raises(errors.DataRefused, match="'x ' ends with a space"):
+        bed.locks.acquire('x ', 'task', None, 'e1')
+    assert bed.locks.acquire(' x', 'task', None, 'e1').name == ' x'
+
+
+def test_a_lock_is_shown_by_the_names_of_its_columns(bed: Bed) -> None:
+    bed.engine('e1')
+    record = bed.locks.acquire('x', 'task', [1], 'e1').record()
+    assert set(record) == {column.name for column in models.lock.c}
+    assert (record['name'], record['arguments'], record['history']) == ('x', [1], [])
+
+
 def test_a_lock_that_is_held_is_refused_even_to_its_owner(bed: Bed) -> None:
     """I1."""
     bed.engine('e1')
@@ -102,6 +117,18 @@ def test_a_lock_that_is_free_is_acquired_anew_under_the_next_generation(
     assert bed.locks.write(taken, status=status, engine_id=None)
     row = bed.locks.acquire('x', 'task', None, 'e1')
     assert (row.generation, row.history, row.takeovers) == (4, [], 0)
+
+
+def test_a_lock_that_has_an_owner_is_not_free_whatever_it_says(bed: Bed) -> None:
+    """I1."""
+    bed.engine('e1')
+    bed.engine('e2')
+    bed.locks.acquire('x', 'task', None, 'e1')
+    with bed.database.transaction() as connection:
+        connection.execute(sa.update(models.lock).values(status='complete'))
+    with pytest.raises(errors.LockHeld):
+        bed.locks.acquire('x', 'task', None, 'e2')
+    assert found(bed, 'x').engine_id == 'e1'
 
 
 @pytest.mark.parametrize('free', [True, False])
@@ -176,6 +203,90 @@ def test_tainted_and_untainted_work_is_taken_apart(bed: Bed) -> None:
     assert [row.name for row in bed.locks.take_over(dead, 'taker', 9, tainted=False)] == ['e1-0001']
     assert [row.name for row in bed.locks.take_over(dead, 'taker', 9, tainted=True)] == ['e1-0000']
     assert bed.locks.take_over(dead, 'taker', 9, tainted=True) == []
+
+
+def test_work_of_tasks_that_are_not_asked_for_is_left(bed: Bed) -> None:
+    """I8."""
+    bed.engine('e1')
+    bed.engine('taker')
+    for name in ('old', 'new'):
+        bed.locks.acquire(f'x-{name}', name, None, 'e1')
+    dead = bed.kill('e1')
+    assert bed.locks.take_over(dead, 'taker', 9, tainted=False, tasks=['other']) == []
+    (row,) = bed.locks.take_over(dead, 'taker', 9, tainted=False, tasks=['new', 'other'])
+    assert row.name == 'x-new'
+    assert bed.locks.owners(['e1', 'taker'], ['old']) == {'e1'}
+    assert bed.locks.owners(['e1', 'taker'], ['new', 'old']) == {'e1', 'taker'}
+    assert bed.locks.owners(['e1', 'taker'], []) == set()
+
+
+def test_poison_is_not_taken_over(bed: Bed) -> None:
+    """I10."""
+    bed.engine('e1')
+    bed.engine('taker')
+    for row in hold(bed, 'e1', 3):
+        with bed.database.transaction() as connection:
+            connection.execute(sa.update(models.lock).filter_by(id=row.id)
+                               .values(takeovers=int(row.name[-1]) + 1))
+    dead = bed.kill('e1')
+    rows = bed.locks.take_over(dead, 'taker', 9, tainted=True, poison=2)
+    assert [row.name for row in rows] == ['e1-0000']
+    assert len(bed.locks.take_over(dead, 'taker', 9, tainted=True)) == 2
+
+
+def test_a_lock_whose_numbers_cannot_be_raised_keeps_no_other_back(bed: Bed) -> None:
+    """I8: it was not written by an engine."""
+    bed.engine('e1')
+    bed.engine('taker')
+    rows = hold(bed, 'e1', 3)
+    with bed.database.transaction() as connection:
+        for name, values in (('e1-0000', {'generation': 2**62}),
+                             ('e1-0001', {'takeovers': 2**31 - 1})):
+            connection.execute(sa.update(models.lock).filter_by(name=name).values(values))
+    rows = bed.locks.search(engine_id='e1')
+    assert [row.name for row in bed.locks.reclaim(rows, 'e1')] == ['e1-0002']
+    dead = bed.kill('e1')
+    assert [row.name for row in bed.locks.take_over(dead, 'taker', 9, tainted=False)] == ['e1-0002']
+    assert bed.locks.take_over(dead, 'taker', 9, tainted=True) == []
+    assert bed.locks.quarantine(dead, 'taker', 0) == []
+
+
+def test_who_was_in_vain_once_begins_somewhere_and_goes_round(
+        bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I17: on Galera, where all would begin with the same lock."""
+    if bed.database.backend == 'postgresql':
+        pytest.skip('Its row locks keep takers apart.')
+    bed.engine('e1')
+    bed.engine('taker')
+    ids = [row.id for row in hold(bed, 'e1', 9)]
+    dead = bed.kill('e1')
+
+    def contend(*arguments: object) -> list[HeldLock]:
+        raise errors.Contended('1213')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bed.locks, '_take_over', contend)
+        with pytest.raises(errors.Contended):
+            bed.locks.take_over(dead, 'taker', 1, tainted=False)
+    monkeypatch.setattr(lock_statements, '_somewhere', lambda connection, engine_id: ids[5])
+    taken = [[row.name[-1] for row in bed.locks.take_over(dead, 'taker', limit, tainted=False)]
+             for limit in (2, 3, 9)]
+    assert taken == [['5', '6'], ['7', '8', '0'], ['1', '2', '3', '4']]
+
+
+def test_somewhere_is_any_of_an_engines_own_locks(
+        bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ('before', 'e1', 'after'):
+        bed.engine(name)
+        hold(bed, name, 3)
+    first, _, last = (row.id for row in bed.locks.search(engine_id='e1'))
+    found_at = []
+    with bed.database.transaction() as connection:
+        for number in range(4):
+            monkeypatch.setattr(uuid, 'uuid4', lambda number=number: uuid.UUID(int=number))
+            found_at.append(lock_statements._somewhere(connection, 'e1'))
+        assert lock_statements._somewhere(connection, 'nobody') == 0
+    assert found_at == [first + number % (last - first + 1) for number in range(4)]
 
 
 @pytest.mark.parametrize('case', ['alive', 'nowhere'])

@@ -12,6 +12,7 @@
 
 """Who is declared dead, by whom, when, and above all who is not."""
 
+import dataclasses
 import datetime
 
 import pytest
@@ -26,6 +27,14 @@ AWAY = errors.DatabaseError('The database cannot be reached.')
 
 def seconds_to_death(fleet: Fleet, name: str, at_most: float = 300) -> float:
     return fleet.seconds_until(lambda: name in fleet.dead(), at_most)
+
+
+def found(fleet: Fleet) -> list[tuple[str, str, bool]]:
+    """Return what the look found at which an engine was declared dead, just now."""
+    _, declared_by, _, _ = fleet.table.deaths[-1]
+    seen = fleet.engines[declared_by].seen
+    assert seen is not None
+    return [(row.engine_id, row.state, row.mass) for row in seen.ended]
 
 
 @pytest.fixture
@@ -49,6 +58,7 @@ def test_a_silent_engine_is_declared_within_the_bound_and_by_one(fleet: Fleet) -
     seconds_to_death(fleet, 'd')
     passed = fleet.clock.now() - last_beat
     assert SETTINGS.window < passed <= SETTINGS.declaration_bound
+    assert found(fleet) == [('d', 'dead', False)], 'or its work would not be blamed'
     fleet.run(60)
     ((name, _, evidence, mass),) = fleet.table.deaths
     assert (name, evidence, mass) == ('d', 'watched', False)
@@ -162,6 +172,34 @@ def test_an_observer_that_slept_does_not_count_its_sleep() -> None:
     observer.membership.beat()
     observer.scan()
     assert fleet.dead() == set()
+
+
+def test_a_look_after_an_own_beat_that_failed_is_a_gap_in_the_view(fleet: Fleet) -> None:
+    """I6."""
+    one = fleet.engines['a']
+    one.observer.scan()
+    seen = one.observer._view.at(fleet.clock.now())
+    one.membership.failures += 1
+    fleet.clock.forward(1)
+    one.observer.scan()
+    assert one.observer._view.at(fleet.clock.now()) == seen
+
+
+def test_an_observer_may_watch_engines_of_another_kind_than_its_own(
+        fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    observers: list[engines.Identity] = []
+
+    def look(observer: engines.Identity, *rest: object) -> list[object]:
+        observers.append(observer)
+        return []
+
+    monkeypatch.setattr(fleet.table, 'look', look)
+    one = fleet.engines['a']
+    one.observer.scan()
+    detection.Observer(one.membership, SETTINGS, fleet.table,  # type: ignore[arg-type]
+                       fleet.clock, ('another', 'kind')).scan()
+    assert observers == [
+        one.identity, dataclasses.replace(one.identity, binary='another', topic='kind')]
 
 
 def test_a_candidate_has_to_be_silent_for_what_its_own_fence_time_asks(fleet: Fleet) -> None:
@@ -347,6 +385,31 @@ def test_a_suspicion_that_is_just_ripe_brings_no_look_at_once(fleet: Fleet) -> N
     assert one._judge([late], 100 + SETTINGS.window) == [late]
 
 
+def test_a_suspicion_that_has_waited_for_the_breaker_is_ripe(
+        fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet.table, 'machines', lambda *arguments: (set('abcde'), set('abc')))
+    one = fleet.engines['a'].observer
+    late = fakes.service_row('x', age=7)
+    fleet.table.rows['x'] = late
+    fleet.table.beaten['x'] = fleet.clock.now()
+    one._follow([late], 100)
+    ripe = 100 + SETTINGS.window + SETTINGS.breaker_delay
+    assert one._judge([late], ripe - .001) == []
+    assert one._judge([late], ripe) == [late]
+
+
+def test_seconds_are_journaled_to_the_millisecond(fleet: Fleet) -> None:
+    one = fleet.engines['a'].observer
+    late = fakes.service_row('x', age=7.12345, fence_time=100.12345)
+    fleet.table.rows['x'] = late
+    fleet.table.beaten['x'] = fleet.clock.now()
+    one._follow([late], 100.12345)
+    assert one._judge([late], 300) == [late]
+    (detail,) = fleet.table.details
+    assert (detail['age_seconds'], detail['watched_seconds'], detail['window_seconds']) == (
+        7.123, 199.877, round(conf.window_for(100.12345), 3))
+
+
 def test_the_machines_are_counted_only_when_somebody_is_to_be_declared(
         fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """I17."""
@@ -354,6 +417,7 @@ def test_the_machines_are_counted_only_when_somebody_is_to_be_declared(
     machines = fleet.table.machines
 
     def count(observer: engines.Identity, within: float) -> tuple[set[str], set[str]]:
+        assert observer in [one.identity for one in fleet.engines.values()]
         asked.append(within)
         return machines(observer, within)
 
@@ -518,8 +582,9 @@ def test_what_the_kernel_proves_is_declared_at_once(
         engines.Proof.GONE if other.boot_id == 'boot-of-host-of-d' else engines.Proof.NONE)
     fleet.engines['d'].silent = True
     assert seconds_to_death(fleet, 'd') <= SETTINGS.scan_interval + .2
-    ((name, _, evidence, _),) = fleet.table.deaths
-    assert (name, evidence) == ('d', 'kernel')
+    ((name, _, evidence, mass),) = fleet.table.deaths
+    assert (name, evidence, mass) == ('d', 'kernel', False)
+    assert found(fleet) == [('d', 'dead', False)]
     assert 'is dead, by the kernel' in caplog.text
 
 
