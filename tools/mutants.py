@@ -15,7 +15,7 @@
 mutmut makes the mutants and keeps what became of them.  It would start pytest anew for each,
 and to import all that the tests need takes longer than most of them.  So here one pytest
 imports and collects, and for each mutant a child of it runs the tests that come by the changed
-function, the quickest first, until one fails.
+function until one fails: first those that have failed for its other mutants, then the quickest.
 """
 
 import collections
@@ -29,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pytest
 from mutmut.mutation.trampoline import set_mutant_under_test
@@ -75,7 +75,9 @@ class Runs:
         self._known = known
         self._names = names
         self._ends = ends
-        self._running: dict[int, tuple[str, float, str]] = {}
+        self._running: dict[int, tuple[str, float, pathlib.Path]] = {}
+        self._failed: collections.Counter[tuple[str, str]] = collections.Counter()
+        """How many mutants of a function each test has noticed."""
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Let a child run the tests on each mutant."""
@@ -89,9 +91,11 @@ class Runs:
                 if (waiting and len(self._running) < CHILDREN
                         and time.monotonic() < self._ends):
                     name = waiting.pop(0)
-                    items = coming_by.get(mangled_name_from_mutant_name(name))
-                    if items:
-                        self._begin(session, name, items)
+                    function = mangled_name_from_mutant_name(name)
+                    if function in coming_by:
+                        self._begin(session, name, sorted(
+                            coming_by[function],
+                            key=lambda item: -self._failed[function, item.nodeid]))
                     else:
                         self._note(name, NO_TESTS)
                 else:
@@ -115,8 +119,7 @@ class Runs:
             for item in session.items:
                 passed.clear()
                 began = time.monotonic()
-                _run(session, [item])
-                if session.testsfailed:
+                if _failing(session, [item]):
                     print(f'{item.nodeid} fails although nothing is broken.', file=sys.stderr)
                     os._exit(1)
                 for function in passed:
@@ -138,18 +141,19 @@ class Runs:
         return pid
 
     def _begin(self, session: pytest.Session, name: str, items: list[pytest.Item]) -> None:
-        place = tempfile.mkdtemp(prefix='heat-liveness-mutant-')
+        place = pathlib.Path(tempfile.mkdtemp(prefix='heat-liveness-mutant-'))
         pid = self._fork()
         if pid:
             self._running[pid] = (name, time.monotonic(), place)
             return
         try:
-            os.environ['PYTEST_DEBUG_TEMPROOT'] = place
+            os.environ['PYTEST_DEBUG_TEMPROOT'] = str(place)
             nowhere = os.open(os.devnull, os.O_RDWR)
             for number in (1, 2):
                 os.dup2(nowhere, number)
             set_mutant_under_test(name)
-            _run(session, items)
+            if failing := _failing(session, items):
+                (place / 'failing').write_text(failing.nodeid)
         finally:
             os._exit(KILLED if session.testsfailed else SURVIVED)
 
@@ -173,6 +177,9 @@ class Runs:
         name, began, place = self._running.pop(pid)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
+        if (place / 'failing').exists():
+            nodeid = (place / 'failing').read_text()
+            self._failed[mangled_name_from_mutant_name(name), nodeid] += 1
         shutil.rmtree(place, ignore_errors=True)
         self._note(name, code, time.monotonic() - began)
 
@@ -185,13 +192,13 @@ class Runs:
                NO_TESTS: 'NO TESTS'}.get(code, code), f'{seconds:.1f} s', name, flush=True)
 
 
-def _run(session: pytest.Session, items: Iterable[pytest.Item]) -> None:
-    """Run tests until one fails."""
-    items = list(items)
+def _failing(session: pytest.Session, items: Sequence[pytest.Item]) -> pytest.Item | None:
+    """Run tests until one fails, and return it."""
     for item, following in zip(items, [*items[1:], None], strict=True):
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         if session.testsfailed:
-            return
+            return item
+    return None
 
 
 if __name__ == '__main__':

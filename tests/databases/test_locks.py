@@ -434,6 +434,24 @@ def test_an_operator_settles_what_is_as_he_has_read_it_and_nothing_else(bed: Bed
     assert found(bed, 'y') == beside
 
 
+def test_an_operator_settles_what_an_ended_engine_has_left_and_what_no_other_holds(
+        bed: Bed) -> None:
+    """I5."""
+    for name in ('e1', 'e2'):
+        bed.engine(name)
+    held = bed.locks.acquire('x', 'task', None, 'e1')
+    assert not bed.locks.settle(held, 'failed', 'no'), 'its owner lives'
+    dead = bed.kill('e1')
+    (moved,) = bed.locks.take_over(dead, 'e2', 1, tainted=False)
+    read = dataclasses.replace(found(bed, 'x'), engine_id='e1')
+    assert not bed.locks.settle(read, 'failed', 'no'), 'another owns it'
+    bed.kill('e2')
+    assert bed.locks.settle(found(bed, 'x'), 'failed', 'It is broken.')
+    row = found(bed, 'x')
+    assert (row.status, row.engine_id, row.generation) == (
+        'failed', None, moved.generation + 1)
+
+
 @pytest.mark.parametrize('change', [
     'acquire', 'write', 'take_over', 'reclaim', 'quarantine', 'settle', 'retry'])
 def test_each_change_of_a_lock_is_dated(bed: Bed, change: str) -> None:

@@ -14,6 +14,7 @@
 
 import dataclasses
 import datetime
+import math
 
 import pytest
 
@@ -398,16 +399,29 @@ def test_a_suspicion_that_has_waited_for_the_breaker_is_ripe(
     assert one._judge([late], ripe) == [late]
 
 
-def test_seconds_are_journaled_to_the_millisecond(fleet: Fleet) -> None:
+@pytest.mark.parametrize(('age', 'suspect'), [
+    (-.001, True), (0, False), (.5, False), (conf.candidate_age_for(600), False),
+    (conf.candidate_age_for(600) + .001, True)])
+def test_a_machine_is_suspect_when_its_engine_is_late_by_its_own_interval(
+        fleet: Fleet, monkeypatch: pytest.MonkeyPatch, age: float, suspect: bool) -> None:
+    monkeypatch.setattr(fleet.table, 'machines', lambda *arguments: (set('abcde'), set()))
+    late = [fakes.service_row(name, age=age, report_interval=600, process=fakes.process(name))
+            for name in 'xyz']
+    assert fleet.engines['a'].observer._breaker(late, []) is suspect
+
+
+@pytest.mark.parametrize(('age', 'kept'), [(7.12345, 7.123), (math.inf, None)])
+def test_seconds_are_journaled_to_the_millisecond(
+        fleet: Fleet, age: float, kept: float | None) -> None:
     one = fleet.engines['a'].observer
-    late = fakes.service_row('x', age=7.12345, fence_time=100.12345)
+    late = fakes.service_row('x', age=age, fence_time=100.12345)
     fleet.table.rows['x'] = late
     fleet.table.beaten['x'] = fleet.clock.now()
     one._follow([late], 100.12345)
     assert one._judge([late], 300) == [late]
     (detail,) = fleet.table.details
     assert (detail['age_seconds'], detail['watched_seconds'], detail['window_seconds']) == (
-        7.123, 199.877, round(conf.window_for(100.12345), 3))
+        kept, 199.877, round(conf.window_for(100.12345), 3))
 
 
 def test_the_machines_are_counted_only_when_somebody_is_to_be_declared(

@@ -363,6 +363,19 @@ def test_an_engine_takes_no_more_than_it_can_run(
         node.work.submit('one-more', 'wait')
 
 
+def test_what_is_just_being_acquired_takes_room(
+        node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    acquire, rooms = node.work._locks.acquire, []
+
+    def slow(*arguments: Any) -> LockRow:
+        rooms.append(node.work.room())
+        return acquire(*arguments)
+
+    monkeypatch.setattr(node.work._locks, 'acquire', slow)
+    node.work.acquire('x', 'quick').complete()
+    assert rooms == [SETTINGS.max_tasks - 1]
+
+
 def test_as_many_tasks_run_at_a_time_as_there_is_room_for(
         node: Node, handlers: Handlers) -> None:
     assert not node.work.doubts
@@ -648,9 +661,15 @@ def test_tainted_work_runs_one_at_a_time(
     assert handlers.runs == [('fresh', 2)], 'untainted work goes first'
     assert node.work.claim(dead).pieces == 0, 'fresh work has an owner who died, by now'
     handlers.go_on.set()
+    taken: list[int] = []
+
+    def claim() -> bool:
+        taken.append(node.work.claim(dead).pieces)
+        return taken[-1] > 0 or not node.work.owners(['second'])
+
     for _ in range(4):
-        wait_until(lambda: node.work.claim(dead).pieces or not node.work.owners(['second']), 30,
-                   'The next')
+        wait_until(claim, 30, 'The next')
+    assert max(taken) == 1
     wait_until(lambda: len(handlers.runs) == 5, 30, 'All runs')
 
 
@@ -671,6 +690,29 @@ def test_tainted_work_is_claimed_from_oneself_one_at_a_time(
     handlers.go_on.set()
     wait_until(node.work.reclaim, 30, 'The end of the other')
     wait_until(lambda: not locks.search(status='in_progress'), 30, 'Both runs')
+
+
+def test_of_strays_whose_owners_died_twice_one_is_claimed_at_a_time(
+        node: Node, locks: Locks, database: Database) -> None:
+    """I10: either may be the killer."""
+    for name in 'xy':
+        locks.acquire(name, 'wait', None, 'me')
+    with database.transaction() as connection:
+        connection.execute(sa.update(models.lock).values(takeovers=2))
+    assert node.work.reclaim() == 1
+    assert node.work.doubts
+
+
+def test_work_that_its_owner_has_left_is_no_poison_however_many_died_before(
+        node: Node, locks: Locks, database: Database, handlers: Handlers) -> None:
+    """I10."""
+    owner = Node(database, 'owner', handlers)
+    owner.work.acquire('x', 'wait')
+    with database.transaction() as connection:
+        connection.execute(sa.update(models.lock).values(takeovers=SETTINGS.max_takeovers))
+    owner.members.leave('owner')
+    assert node.work.claim(owner.row()).pieces == 1
+    assert (found(locks, 'x').status, found(locks, 'x').engine_id) == ('in_progress', 'me')
 
 
 @pytest.mark.parametrize('end', ['left', 'mass'])
@@ -921,6 +963,27 @@ def test_a_draining_engine_finishes_its_work_and_takes_no_more(
     drain.join(60)
     assert not drain.is_alive()
     assert {row.name for row in locks.search(engine_id='me')} == {'stray'}
+
+
+def test_a_drain_waits_for_a_thread_that_goes_on_without_its_lock(
+        node: Node, handlers: Handlers) -> None:
+    ended = threading.Event()
+
+    def handler(task: Task) -> None:
+        task.complete()
+        ended.set()
+        assert handlers.go_on.wait(60)
+
+    node.work._handlers['long'] = handler
+    node.work.submit('x', 'long')
+    assert ended.wait(60)
+    drain = threading.Thread(target=node.work.drain)
+    drain.start()
+    drain.join(.1)
+    assert drain.is_alive()
+    handlers.go_on.set()
+    drain.join(60)
+    assert not drain.is_alive()
 
 
 def test_what_was_won_while_the_drain_began_is_left_to_the_others(
