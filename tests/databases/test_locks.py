@@ -89,6 +89,8 @@ def test_a_lock_is_shown_by_the_names_of_its_columns(bed: Bed) -> None:
     record = bed.locks.acquire('x', 'task', [1], 'e1').record()
     assert set(record) == {column.name for column in models.lock.c}
     assert (record['name'], record['arguments'], record['history']) == ('x', [1], [])
+    assert [column.name for column in lock_statements._columns(HeldLock)] == [
+        'id', 'name', 'task', 'arguments', 'progress', 'engine_id', 'generation', 'takeovers']
 
 
 def test_a_lock_that_is_held_is_refused_even_to_its_owner(bed: Bed) -> None:
@@ -196,12 +198,15 @@ def test_tainted_and_untainted_work_is_taken_apart(bed: Bed) -> None:
     """I10."""
     bed.engine('e1')
     bed.engine('taker')
-    hold(bed, 'e1', 2)
+    hold(bed, 'e1', 3)
     with bed.database.transaction() as connection:
-        connection.execute(sa.update(models.lock).filter_by(name='e1-0000').values(takeovers=1))
+        connection.execute(sa.update(models.lock)
+                           .where(models.lock.c.name.in_(['e1-0001', 'e1-0002']))
+                           .values(takeovers=1))
     dead = bed.kill('e1')
-    assert [row.name for row in bed.locks.take_over(dead, 'taker', 9, tainted=False)] == ['e1-0001']
-    assert [row.name for row in bed.locks.take_over(dead, 'taker', 9, tainted=True)] == ['e1-0000']
+    assert [row.name for row in bed.locks.take_over(dead, 'taker', 1, tainted=True)] == ['e1-0001']
+    assert [row.name for row in bed.locks.take_over(dead, 'taker', 9, tainted=False)] == ['e1-0000']
+    assert [row.name for row in bed.locks.take_over(dead, 'taker', 9, tainted=True)] == ['e1-0002']
     assert bed.locks.take_over(dead, 'taker', 9, tainted=True) == []
 
 
@@ -213,6 +218,7 @@ def test_work_of_tasks_that_are_not_asked_for_is_left(bed: Bed) -> None:
         bed.locks.acquire(f'x-{name}', name, None, 'e1')
     dead = bed.kill('e1')
     assert bed.locks.take_over(dead, 'taker', 9, tainted=False, tasks=['other']) == []
+    assert bed.locks.take_over(dead, 'taker', 9, tainted=True, tasks=['new']) == []
     (row,) = bed.locks.take_over(dead, 'taker', 9, tainted=False, tasks=['new', 'other'])
     assert row.name == 'x-new'
     assert bed.locks.owners(['e1', 'taker'], ['old']) == {'e1'}
@@ -224,13 +230,13 @@ def test_poison_is_not_taken_over(bed: Bed) -> None:
     """I10."""
     bed.engine('e1')
     bed.engine('taker')
-    for row in hold(bed, 'e1', 3):
+    for row in hold(bed, 'e1', 4):
         with bed.database.transaction() as connection:
             connection.execute(sa.update(models.lock).filter_by(id=row.id)
-                               .values(takeovers=int(row.name[-1]) + 1))
+                               .values(takeovers=int(row.name[-1])))
     dead = bed.kill('e1')
     rows = bed.locks.take_over(dead, 'taker', 9, tainted=True, poison=2)
-    assert [row.name for row in rows] == ['e1-0000']
+    assert [row.name for row in rows] == ['e1-0001']
     assert len(bed.locks.take_over(dead, 'taker', 9, tainted=True)) == 2
 
 
@@ -402,7 +408,9 @@ def test_a_retry_leaves_quarantined_work_to_the_engines(bed: Bed) -> None:
     bed.engine('e1')
     bed.engine('taker')
     hold(bed, 'e1', 1)
-    bed.locks.quarantine(bed.kill('e1'), 'taker', 0)
+    with bed.database.transaction() as connection:
+        connection.execute(sa.update(models.lock).values(takeovers=3))
+    bed.locks.quarantine(bed.kill('e1'), 'taker', 3)
     row = found(bed, 'e1-0000')
     assert bed.locks.retry(row, bed.identity('operator'))
     assert not bed.locks.retry(row, bed.identity('operator-2')), 'it is not as it was read'
@@ -446,10 +454,14 @@ def test_an_operator_settles_what_an_ended_engine_has_left_and_what_no_other_hol
     read = dataclasses.replace(found(bed, 'x'), engine_id='e1')
     assert not bed.locks.settle(read, 'failed', 'no'), 'another owns it'
     bed.kill('e2')
+    read = dataclasses.replace(found(bed, 'x'), status='released')
+    assert not bed.locks.settle(read, 'failed', 'no'), 'it is in progress'
     assert bed.locks.settle(found(bed, 'x'), 'failed', 'It is broken.')
     row = found(bed, 'x')
     assert (row.status, row.engine_id, row.generation) == (
         'failed', None, moved.generation + 1)
+    (entry,) = bed.journal.search(kind='operator')
+    assert entry.generation == row.generation
 
 
 @pytest.mark.parametrize('change', [
