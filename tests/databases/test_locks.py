@@ -274,10 +274,14 @@ def test_who_was_in_vain_once_begins_somewhere_and_goes_round(
         patch.setattr(bed.locks, '_take_over', contend)
         with pytest.raises(errors.Contended):
             bed.locks.take_over(dead, 'taker', 1, tainted=False)
-    monkeypatch.setattr(lock_statements, '_somewhere', lambda connection, engine_id: ids[5])
-    taken = [[row.name[-1] for row in bed.locks.take_over(dead, 'taker', limit, tainted=False)]
-             for limit in (2, 3, 9)]
-    assert taken == [['5', '6'], ['7', '8', '0'], ['1', '2', '3', '4']]
+    def fifth(connection: sa.Connection, engine_id: str) -> int:
+        assert not connection.closed
+        return {'e1': ids[5]}[engine_id]
+
+    monkeypatch.setattr(lock_statements, '_somewhere', fifth)
+    taken = [''.join(row.name[-1] for row in bed.locks.take_over(
+        dead, 'taker', limit, tainted=False)) for limit in (6, 2, 9)]
+    assert taken == ['567801', '23', '4']
 
 
 def test_somewhere_is_any_of_an_engines_own_locks(
@@ -370,8 +374,11 @@ def test_batches_of_many_generations_move_whole(bed: Bed) -> None:
     with bed.database.transaction() as connection:
         connection.execute(sa.update(models.lock).values(generation=models.lock.c.id % 120 + 1))
     before = {row.name: row.generation for row in bed.locks.search()}
-    won = bed.locks.take_over(bed.kill('e1'), 'taker', 1000, tainted=False)
+    dead = bed.kill('e1')
+    with bed.statements() as sent:
+        won = bed.locks.take_over(dead, 'taker', 1000, tainted=False)
     assert len(won) == len(rows)
+    assert len([each for each in sent if each.startswith('UPDATE')]) == 2
     assert {row.name: row.generation - 1 for row in won} == before
     assert {row.name: row.generation - 1 for row in bed.locks.search()} == before
 
