@@ -187,7 +187,10 @@ class Runs:
         known = json.loads(self._known.read_text())
         known['exit_code_by_key'][name] = code
         known['durations_by_key'][name] = seconds
-        self._known.write_text(json.dumps(known, indent=4))
+        # Whoever reads it meanwhile, or ends this process, finds the one or the other whole.
+        whole = self._known.with_suffix('.new')
+        whole.write_text(json.dumps(known, indent=4))
+        whole.replace(self._known)
         print({KILLED: 'killed', SURVIVED: 'SURVIVED', TIMED_OUT: 'timed out',
                NO_TESTS: 'NO TESTS'}.get(code, code), f'{seconds:.1f} s', name, flush=True)
 
