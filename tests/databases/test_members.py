@@ -14,6 +14,7 @@
 
 import dataclasses
 import datetime
+import math
 
 import pytest
 import sqlalchemy as sa
@@ -39,6 +40,31 @@ def test_a_row_comes_back_as_it_was_written(bed: Bed) -> None:
     assert not row.ended
     assert -.1 < row.age < 60
     assert bed.members.read('nobody') is None
+
+
+def test_who_died_alone_is_blamed_and_nobody_else(bed: Bed) -> None:
+    """I10."""
+    for name in ('live', 'died', 'mass', 'left'):
+        bed.engine(name)
+    bed.kill('died')
+    bed.kill('mass', mass=True)
+    bed.members.leave('left')
+    assert [(row.engine_id, row.mass) for row in bed.members.all() if row.blamed or row.mass] == [
+        ('died', False), ('mass', True)]
+    assert not bed.row('mass').blamed
+
+
+def test_a_machine_is_a_boot_or_a_hostname_where_none_is_known(bed: Bed) -> None:
+    bed.engine('e1', boot_id='b')
+    bed.engine('e2', boot_id='')
+    assert (bed.row('e1').machine, bed.row('e2').machine) == ('b', 'host.domain')
+
+
+def test_a_beat_at_no_time_is_an_old_one(sqlite_bed: Bed) -> None:
+    sqlite_bed.engine('e1')
+    with sqlite_bed.database.transaction() as connection:
+        connection.exec_driver_sql("UPDATE liveness_service SET updated_at = 'yesterday'")
+    assert sqlite_bed.row('e1').age == math.inf
 
 
 def test_an_engine_joins_once(bed: Bed) -> None:
