@@ -23,7 +23,7 @@ from heat_liveness import engine as engines
 from heat_liveness import errors
 from heat_liveness.db import models
 from heat_liveness.db.database import Database
-from heat_liveness.db.members import Members
+from heat_liveness.db.members import Members, ended
 from tests.databases.conftest import Bed, at_once
 
 
@@ -52,6 +52,19 @@ def test_who_died_alone_is_blamed_and_nobody_else(bed: Bed) -> None:
     assert [(row.engine_id, row.mass) for row in bed.members.all() if row.blamed or row.mass] == [
         ('died', False), ('mass', True)]
     assert not bed.row('mass').blamed
+
+
+def test_who_has_ended_is_said_in_sql(bed: Bed) -> None:
+    """I5: an engine without a row is neither."""
+    for name in ('live', 'draining', 'dead', 'left'):
+        bed.engine(name)
+    bed.members.drain('draining')
+    bed.kill('dead')
+    bed.members.leave('left')
+    with bed.database.autocommit() as connection:
+        assert [bool(connection.scalar(sa.select(ended(name))))
+                for name in ('live', 'draining', 'nobody', 'dead', 'left')] == [
+            False, False, False, True, True]
 
 
 def test_a_machine_is_a_boot_or_a_hostname_where_none_is_known(bed: Bed) -> None:
@@ -426,15 +439,15 @@ def test_the_silent_are_those_of_each_kind_that_a_verdict_may_fall_upon(bed: Bed
 def test_the_eldest_is_the_first_of_its_kind_that_beats(bed: Bed) -> None:
     observer = bed.identity('me')
     assert bed.members.eldest(observer, 50) is None
-    names = ['dead', 'draining', 'late', 'b', 'a', 'younger']
+    names = ['other-topic', 'other-binary', 'other-protocol',
+             'dead', 'draining', 'late', 'b', 'a', 'younger']
     for name in names:
-        bed.engine(name)
-    for name in ('other-topic', 'other-binary'):
         bed.engine(name, topic='other' if name == 'other-topic' else 'topic')
     with bed.database.transaction() as connection:
-        connection.execute(sa.update(models.service).filter_by(engine_id='other-binary')
-                           .values(binary='other'))
-    for seconds, name in enumerate(reversed([*names, 'other-topic', 'other-binary'])):
+        for name, change in (('other-binary', {'binary': 'other'}),
+                             ('other-protocol', {'protocol': engines.OBSERVED})):
+            connection.execute(sa.update(models.service).filter_by(engine_id=name).values(change))
+    for seconds, name in enumerate(reversed(names)):
         bed.shift(models.service, 'created_at', 100 + seconds, engine_id=name)
     with bed.database.transaction() as connection:
         # Two that joined in the same moment: the name decides, for all alike.
