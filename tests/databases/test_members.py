@@ -345,6 +345,20 @@ def test_only_what_owns_nothing_and_ended_long_ago_is_purged(bed: Bed) -> None:
     assert {row.engine_id for row in bed.members.all()} == {'me', 'live', 'owner', 'judge'}
 
 
+def test_an_end_at_no_time_is_as_old_as_the_last_beat(bed: Bed) -> None:
+    bed.engine('me')
+    for name in ('undated', 'undated-young', 'dated'):
+        bed.engine(name)
+        bed.kill(name)
+    for name in ('undated', 'dated'):
+        bed.shift(models.service, 'updated_at', 1000, engine_id=name)
+    with bed.database.transaction() as connection:
+        connection.execute(sa.update(models.service)
+                           .where(models.service.c.engine_id.in_(['undated', 'undated-young']))
+                           .values(declared_at=None))
+    assert bed.members.purgeable(bed.identity('me'), 500) == ['undated']
+
+
 def test_all_that_ended_long_ago_may_be_purged(bed: Bed) -> None:
     """I17: the first hundred may all own work that is left alone."""
     bed.engine('me')
