@@ -274,14 +274,16 @@ def test_who_was_in_vain_once_begins_somewhere_and_goes_round(
         patch.setattr(bed.locks, '_take_over', contend)
         with pytest.raises(errors.Contended):
             bed.locks.take_over(dead, 'taker', 1, tainted=False)
-    def fifth(connection: sa.Connection, engine_id: str) -> int:
-        assert not connection.closed
-        return {'e1': ids[5]}[engine_id]
+    beginnings = iter([5, 8, 3])
 
-    monkeypatch.setattr(lock_statements, '_somewhere', fifth)
+    def somewhere(connection: sa.Connection, engine_id: str) -> int:
+        assert not connection.closed
+        return {'e1': ids}[engine_id][next(beginnings)]
+
+    monkeypatch.setattr(lock_statements, '_somewhere', somewhere)
     taken = [''.join(row.name[-1] for row in bed.locks.take_over(
-        dead, 'taker', limit, tainted=False)) for limit in (6, 2, 9)]
-    assert taken == ['567801', '23', '4']
+        dead, 'taker', limit, tainted=False)) for limit in (2, 3, 99)]
+    assert taken == ['56', '801', '3472']
 
 
 def test_somewhere_is_any_of_an_engines_own_locks(
