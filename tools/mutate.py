@@ -58,7 +58,7 @@ also_copy = ["migrations"]
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PLACE = ROOT / '.mutation'
 MUTMUT = str(pathlib.Path(sys.executable).with_name('mutmut'))
-DECORATORS = ('property', 'again_if_contended')
+DECORATORS = ('property', 'again_if_contended', 'contextlib.contextmanager')
 OUTCOMES = {None: 'left', 0: 'survived', 1: 'killed', 33: 'no tests', 36: 'timed out'}
 """What mutmut's numbers mean."""
 
