@@ -465,12 +465,17 @@ def test_an_operator_settles_what_an_ended_engine_has_left_and_what_no_other_hol
     bed.kill('e2')
     read = dataclasses.replace(found(bed, 'x'), status='released')
     assert not bed.locks.settle(read, 'failed', 'no'), 'it is in progress'
-    assert bed.locks.settle(found(bed, 'x'), 'failed', 'It is broken.')
+    assert bed.locks.settle(found(bed, 'x'), 'failed', 'It is broken.', bed.row('e2'))
     row = found(bed, 'x')
-    assert (row.status, row.engine_id, row.generation) == (
-        'failed', None, moved.generation + 1)
+    assert (row.status, row.reason, row.engine_id, row.generation) == (
+        'failed', 'It is broken.', None, moved.generation + 1)
+    assert row.history == [
+        {'engine_id': 'e1', 'state': 'dead', 'taken_by': 'e2'},
+        {'engine_id': 'e2', 'state': 'dead', 'taken_by': 'operator'}]
     (entry,) = bed.journal.search(kind='operator')
-    assert entry.generation == row.generation
+    assert (entry.generation, entry.engine_id) == (row.generation, 'e2')
+    assert bed.locks.settle(row, 'released', None)
+    assert found(bed, 'x').history == row.history
 
 
 @pytest.mark.parametrize('change', [
