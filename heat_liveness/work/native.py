@@ -424,8 +424,11 @@ def _lost(row: HeldLock, now: LockRow | None) -> str:
     if now is not None and (now.engine_id, now.generation) == (row.engine_id, row.generation):
         return (f'Engine {row.engine_id} is not alive any more, so nothing was written under its '
                 f'lock {row.name}.')
-    holder = 'nobody' if now is None or now.engine_id is None else now.engine_id
-    if holder == row.engine_id:
-        holder = f'itself under another, {now.generation}' if now else ''
+    if now is None or now.engine_id is None:
+        holder = 'nobody'
+    elif now.engine_id == row.engine_id:
+        holder = f'itself under another, {now.generation}'
+    else:
+        holder = now.engine_id
     return (f'The lock {row.name} is not held by engine {row.engine_id} under generation '
             f'{row.generation} any more, but by {holder}: nothing was written.')

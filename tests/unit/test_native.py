@@ -1024,7 +1024,7 @@ def test_who_has_lost_his_own_lock_need_not_let_go_of_it(
     other = Node(database, 'other', handlers)
     assert other.work._locks.reclaim([task.row], 'me')
     room = node.work.room()
-    with pytest.raises(errors.LockLost):
+    with pytest.raises(errors.LockLost, match='but by itself under another, 2: nothing was'):
         task.record('half')
     assert node.work.room() == room + 1
     assert node.work.reclaim() == 1, "it is the engine's own, and nobody runs it"
