@@ -126,7 +126,9 @@ def test_a_value_that_just_keeps_its_inequality_is_taken() -> None:
     assert conf.Settings(purge_after=350.0).violations() == []
     assert conf.Settings(service_down_time=28.1).violations() == []
     # Nothing is proposed that is refused: sums of floats may miss by a little.
-    assert conf.Settings(fence_time=20.0 - 1e-7).violations() == []
+    shortest = conf.Settings().shortest_fence
+    assert conf.Settings(fence_time=shortest - 1e-6).violations() == []
+    assert (conf._up(20 + 3e-8), conf._up(20 + 3e-7)) == (20, 20.1)
 
 
 @settings(deadline=None)
