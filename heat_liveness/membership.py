@@ -134,6 +134,9 @@ class Membership:
         started = self._clock.now()
         # From the INSERT on the others may judge this engine, so the kernel must be able to.
         self._set_timer(started)
+        if self.state is State.JOINING:
+            # The row may have been there, and been removed; its beats may have been seen.
+            self._count += 1
         try:
             self._members.insert(self.identity, self._settings.report_interval,
                                  self._settings.asked_fence_time, self._count)

@@ -263,7 +263,7 @@ def test_all_the_dead_are_asked_at_one_look(
 
     def ping(name: str) -> bool:
         if name in names:
-            looks.append(fleet.clock.now())
+            looks.append(round(fleet.clock.now(), 3))
         return name not in fleet.silent
 
     monkeypatch.setattr(fleet.watcher, '_ping', ping)
