@@ -18,6 +18,7 @@ import logging
 import pathlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from typing import Any
 
 import pytest
@@ -235,9 +236,8 @@ def test_what_was_acquired_without_a_handler_and_without_an_answer_is_released(
     assert 'No handler has that name, so it is released' in caplog.text
 
 
-def test_a_thread_that_goes_on_without_its_lock_keeps_its_room(
-        node: Node, handlers: Handlers) -> None:
-    """Else more would be claimed than has threads to run on, and wait while others idle."""
+def submit_and_complete(node: Node, handlers: Handlers) -> futures.Future[None]:
+    """Let a handler end its lock x, and go on until it is told to end."""
     ended = threading.Event()
 
     def handler(task: Task) -> None:
@@ -248,6 +248,13 @@ def test_a_thread_that_goes_on_without_its_lock_keeps_its_room(
     node.work._handlers['long'] = handler
     done = node.work.submit('x', 'long')
     assert ended.wait(60)
+    return done
+
+
+def test_a_thread_that_goes_on_without_its_lock_keeps_its_room(
+        node: Node, handlers: Handlers) -> None:
+    """Else more would be claimed than has threads to run on, and wait while others idle."""
+    done = submit_and_complete(node, handlers)
     assert node.work.room() == SETTINGS.max_tasks - 1
     assert node.work._idle('x')
     handlers.go_on.set()
@@ -968,16 +975,7 @@ def test_a_draining_engine_finishes_its_work_and_takes_no_more(
 
 def test_a_drain_waits_for_a_thread_that_goes_on_without_its_lock(
         node: Node, handlers: Handlers) -> None:
-    ended = threading.Event()
-
-    def handler(task: Task) -> None:
-        task.complete()
-        ended.set()
-        assert handlers.go_on.wait(60)
-
-    node.work._handlers['long'] = handler
-    node.work.submit('x', 'long')
-    assert ended.wait(60)
+    submit_and_complete(node, handlers)
     drain = threading.Thread(target=node.work.drain)
     drain.start()
     drain.join(.1)
