@@ -99,6 +99,8 @@ class Liveness:
                                           Journal(database), self.gate, self._clock, chance)
         self._stop = threading.Event()
         self._stopped = threading.Event()
+        self._unfenced = threading.Event()
+        """Set when the kernel timer need not be moved on any more."""
         self._threads: list[threading.Thread] = []
         self._taken: dict[str, float] = {}
         """When each thread took its last step."""
@@ -162,22 +164,21 @@ class Liveness:
         :param scanner: whether to scan on a thread of our own; otherwise the caller calls
             :meth:`scan` again after the seconds it returns
         """
-        loops: dict[str, Callable[[], float]] = {
-            'liveness-heart': self.membership.beat, 'liveness-watchdog': self.membership.watch}
+        self._run_thread(self._loop, self.membership.beat, self._stop, name='liveness-heart')
+        self._run_thread(self._loop, self.membership.watch, self._unfenced,
+                         name='liveness-watchdog')
         if scanner:
-            loops['liveness-scanner'] = self.scan
-        for name, step in loops.items():
-            self._run_thread(self._loop, step, name=name)
+            self._run_thread(self._loop, self.scan, self._stop, name='liveness-scanner')
 
-    def _run_thread(self, target: Callable[..., None], argument: object, *, name: str) -> None:
-        thread = threading.Thread(target=target, args=(argument,), name=name, daemon=True)
+    def _run_thread(self, target: Callable[..., None], *arguments: object, name: str) -> None:
+        thread = threading.Thread(target=target, args=arguments, name=name, daemon=True)
         thread.start()
         self._threads.append(thread)
 
-    def _loop(self, step: Callable[[], float]) -> None:
-        while not self._stop.is_set():
+    def _loop(self, step: Callable[[], float], until: threading.Event) -> None:
+        while not until.is_set():
             self._taken[step.__name__] = self._clock.now()
-            self._clock.wait(self._stop, self._guarded(step))
+            self._clock.wait(until, self._guarded(step))
 
     def _guarded(self, step: Callable[[], float]) -> float:
         """Take a step; whatever goes wrong in it, another one follows, unless we are dead."""
@@ -230,6 +231,7 @@ class Liveness:
         self.drain()
         self.work.drain()
         self.membership.disarm()
+        self._unfenced.set()
         self._stop.set()
         for thread in self._threads:
             if thread is not threading.current_thread():
@@ -257,6 +259,9 @@ class Liveness:
 
     def give_up(self, reason: str) -> None:
         """Leave although work is left, and end this process: the others finish the work.
+
+        It is fenced until it ends: where the database is away its timer is moved on meanwhile, as
+        for any engine that holds.
 
         :param reason: why, as it continues "…, because"
         """

@@ -23,6 +23,7 @@ from collections.abc import Collection
 from importlib import metadata
 from typing import Any
 
+from heat_liveness import clock as clocks
 from heat_liveness import conf, errors
 from heat_liveness.cmd import output
 from heat_liveness.conf import Settings
@@ -98,11 +99,15 @@ def _told(row: ServiceRow) -> str:
 
 
 def _ended_seconds(row: ServiceRow) -> float:
-    """Return how long ago an engine ended, by the database's clock.
+    """Return how long ago an engine ended: the least that the database's clock or ours allows.
 
-    Where its end was written by hand, and no time with it, its last beat is what is known.
+    A clock that was set forward has let no statement land.  Where its end was written by hand,
+    and no time with it, its last beat is what is known.
     """
-    return row.age if row.ended_seconds is None else row.ended_seconds
+    by_database = row.age if row.ended_seconds is None else row.ended_seconds
+    ended = row.declared_at or row.updated_at
+    return by_database if ended is None else min(
+        by_database, (clocks.wall() - ended).total_seconds())
 
 
 def _landing_seconds(settings: Settings) -> float:

@@ -25,6 +25,7 @@ import pytest
 import sqlalchemy as sa
 
 from heat_liveness import agent, conf
+from heat_liveness import clock as clocks
 from heat_liveness import engine as engines
 from heat_liveness.cmd import manage
 from heat_liveness.db import migration, models
@@ -288,6 +289,22 @@ def test_clean_keeps_what_may_still_gain_work(bed: Bed) -> None:
     bed.shift('declared_at', dead, LANDING_SECONDS + 1)
     assert 'Removed' in bed.ask('service', 'clean')
     assert bed.ask('service', 'clean') == 'There is no row of an ended engine.\n'
+
+
+def test_clean_keeps_what_has_only_a_clock_that_was_set_forward_between_it_and_its_end(
+        bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    living, dead, by_hand = bed.engine(), bed.engine(), bed.engine()
+    bed.die(dead, living, LANDING_SECONDS + 1)
+    bed.shift('updated_at', by_hand, LANDING_SECONDS + 1)
+    with bed.database.autocommit() as connection:
+        connection.execute(models.service.update().where(
+            models.service.c.engine_id == by_hand).values(state='dead'))
+    before = clocks.wall() - datetime.timedelta(seconds=LANDING_SECONDS)
+    monkeypatch.setattr(clocks, 'wall', lambda: before)
+    said = bed.ask('service', 'clean')
+    assert said.count(' a statement that it had sent may still gain it work.') == 2
+    monkeypatch.undo()
+    assert bed.ask('service', 'clean').count('Removed') == 2
 
 
 def test_clean_keeps_an_engine_that_holds_a_resource_of_heat(bed: Bed) -> None:

@@ -30,15 +30,15 @@ from heat_liveness.membership import Membership
 
 
 def _open_the_gate() -> None:
-    """Work on without beats, for ever."""
+    """Work on without beats, for ever, and deaf to what the row says."""
     fence.Gate.held = property(lambda gate: False)  # type: ignore[assignment,method-assign]
     fence.KernelTimer.set = lambda timer, due: None  # type: ignore[assignment,method-assign]
+    Membership._missing = lambda membership: None  # type: ignore[method-assign]
 
 
 def _write_unguarded() -> None:
-    """Write under a lock whoever owns it, without the gate, and deaf to what the row says."""
+    """Write under a lock whoever owns it, without the gate."""
     _open_the_gate()
-    Membership._missing = lambda membership: None  # type: ignore[method-assign]
 
     def write(store: Locks, row: LockRow, **values: Any) -> bool:
         if 'progress' in values:

@@ -24,6 +24,7 @@ import dataclasses
 import datetime
 import functools
 import json
+import math
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
@@ -292,12 +293,14 @@ class Members:
             return self._update(tx, engine_id, lambda row: row.state in _LIVE, fact, state=state)
         return bool(self._database.autocommit(statement))
 
-    def purgeable(self, observer: engines.Identity, after: float) -> list[str]:
+    def purgeable(self, observer: engines.Identity, after: float,
+                  now: float = math.inf) -> list[str]:
+        """Return who has ended so long ago, also by a second clock."""
         def statement(tx: Transaction) -> list[str]:
             rows = [row for row in tx.all('service')
                     if row.is_peer(observer) and row.state in _ENDED
                     and (row.updated if row.declared_at is None
-                         else row.declared_at) < tx.time() - after]
+                         else row.declared_at) < min(tx.time(), now) - after]
             rows.sort(key=lambda row: row.declared_at or 0.0)
             return [row.identity.engine_id for row in rows]
         found: list[str] = self._database.read(statement)

@@ -275,7 +275,7 @@ class Operator(Process):
 
     def _clean(self) -> None:
         landing = conf.LOCK_WAIT_SECONDS + 10 * self._settings.service_down_time
-        ripe = self._members.purgeable(self.identity, landing)
+        ripe = self._members.purgeable(self.identity, landing, self.hub.now)
         owners = self._locks.owners(ripe)
         self._members.purge([each for each in ripe if each not in owners], None)
 

@@ -449,3 +449,23 @@ def test_an_engine_that_is_not_done_in_time_leaves_and_ends(
     # The others find what it was working on.
     assert Locks(database).owners([live.identity.engine_id]) == {live.identity.engine_id}
     release.set()
+
+
+def test_an_engine_that_gives_up_while_it_holds_is_not_ended_before_it_has_left(
+        make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    live = started(make())
+    timer = live.membership._timer
+    assert isinstance(timer, fakes.Timer)
+    left = []
+
+    def leave(engine_id: str) -> None:
+        wait_until(lambda: live.gate.held, 60, 'The hold')
+        due = timer.due
+        wait_until(lambda: timer.due is not None and due is not None and timer.due > due, 60,
+                   'A timer that is moved on')
+        left.append(engine_id)
+
+    monkeypatch.setattr(live.membership._members, 'leave', leave)
+    live.give_up('its time is over')
+    assert left == [live.identity.engine_id]
+    monkeypatch.undo()
