@@ -69,6 +69,7 @@ class Slot:
         self.engine: Engine | None = None
         self.killed: Engine | None = None
         """The last engine that was killed on purpose."""
+        self.told_to_end: Engine | None = None
 
     def signal(self, number: signal.Signals, fact: type[events.Event] | None = None) -> None:
         """Send a signal to the engine, if there is one, and note what that means for it."""
@@ -77,6 +78,8 @@ class Slot:
             return
         if number is signal.SIGKILL:
             self.killed = engine
+        if number is signal.SIGTERM:
+            self.told_to_end = engine
         if fact is not None:
             self.crew.note(fact, engine)
         engine.signal(number)
@@ -144,8 +147,10 @@ class Crew(Fleet):
         return engine
 
     def works(self, slot: Slot) -> bool:
-        """Return whether the engine in a place has begun to work."""
-        return any(fact['fact'] == 'Called' for fact in self._told(slot.engine))
+        """Return whether the engine in a place has begun to work, and is not about to end."""
+        engine = slot.engine
+        return (engine is not None and engine.running and engine is not slot.told_to_end
+                and any(fact['fact'] == 'Called' for fact in self._told(engine)))
 
     def _mind(self, slot: Slot, engine: Engine) -> None:
         """Wait for the end of an engine, note it, and start another in its place."""
@@ -377,10 +382,7 @@ def carry_out(crew: Crew, blows: Sequence[Blow]) -> None:
         due, _, blow, target, harm = heapq.heappop(queue)
         wait_until(lambda due=due: time.monotonic() - began >= due, 60 + due, 'The next fault')
         if harm is None:
-            free = [each for each in _targets(blow, len(crew.slots)) if each not in busy]
-            if blow.fault == 'killed':
-                # Of one that has only just been started again there may be no row, and no death.
-                free.sort(key=lambda place: not crew.works(crew.slots[place]))
+            free = [each for each in _targets(blow, crew) if each not in busy]
             if free:
                 target = free[0]
                 place = target if isinstance(target, int) else blow.place
@@ -398,11 +400,15 @@ def carry_out(crew: Crew, blows: Sequence[Blow]) -> None:
     crew.note(events.Healed)
 
 
-def _targets(blow: Blow, engines: int) -> list[object]:
-    """Return what a fault may hit, the best first."""
+def _targets(blow: Blow, crew: Crew) -> list[object]:
+    """Return what a fault may hit now, the best first."""
     if blow.fault.startswith(('database', 'node', 'quorum')):
         return ['database']
-    return [(blow.place + number) % engines for number in range(engines)]
+    # One that has only just been started again may have no row, and one that ends anyway leaves:
+    # of neither there would be a death.
+    slots = [slot for slot in crew.slots if blow.fault != 'killed' or crew.works(slot)]
+    return sorted((slot.number for slot in slots),
+                  key=lambda number: (number - blow.place) % len(crew.slots))
 
 
 def judge(crew: Crew, history: Sequence[events.Event]) -> list[Fault]:
