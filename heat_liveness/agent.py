@@ -196,6 +196,7 @@ class Liveness:
         """Observe and take over once; return the seconds to the next time."""
         try:
             found = self.observer.scan()
+            looked = self._clock.now()
             self.takeover.forget()
             self.takeover.sweep(found.ended)
             self.work.search()
@@ -210,7 +211,8 @@ class Liveness:
         if self._blind:
             LOG.info('Engine %s sees the others again.', self.identity.engine_id)
         self._blind = False
-        return found.next_seconds
+        # What a takeover has lasted is time in which nobody was watched.
+        return max(0.0, found.next_seconds - (self._clock.now() - looked))
 
     def periodic_scan(self) -> None:
         """Scan once, as a periodic task of the caller's; nothing but death gets out of it."""

@@ -143,9 +143,12 @@ class Engine(Process):
     def _scan(self) -> None:
         assert self.live is not None
         while True:
+            began = self.clock.now()
             self.live.periodic_scan()
+            # As oslo.service does: the next one begins when it is due, or at once.
+            left = began + self.settings.scan_interval - self.clock.now()
             late = self.world.slow_scans * self.hub.chance.random() ** 4
-            scheduler.current().wait(self.settings.scan_interval + late)
+            scheduler.current().wait(max(0.0, left) + late)
 
     def _fence(self) -> None:
         # Who gives up watches no more: the timer may be sooner than a database that is away.

@@ -469,3 +469,14 @@ def test_an_engine_that_gives_up_while_it_holds_is_not_ended_before_it_has_left(
     live.give_up('its time is over')
     assert left == [live.identity.engine_id]
     monkeypatch.undo()
+
+
+def test_what_a_takeover_has_lasted_is_no_pause_before_the_next_look(
+        make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = fakes.Clock()
+    live = make(clock=clock)
+    live.join()
+    for lasted, left in ((0.75, 0.25), (2.0, 0.0)):
+        monkeypatch.setattr(live.takeover, 'sweep', lambda ended, lasted=lasted: clock.forward(
+            lasted * QUICK.scan_interval))
+        assert live.scan() == pytest.approx(left * QUICK.scan_interval, abs=1e-3)
