@@ -262,13 +262,14 @@ class Liveness:
     def give_up(self, reason: str) -> None:
         """Leave although work is left, and end this process: the others finish the work.
 
-        It is fenced until it ends: where the database is away its timer is moved on meanwhile, as
-        for any engine that holds.
+        It is fenced until it ends.  Where the database is away, the timer is moved on for the one
+        try to say that it leaves, as for any engine that holds.
 
         :param reason: why, as it continues "…, because"
         """
         self._stop.set()
         self._leave()
+        self._unfenced.set()
         self._end(f'Engine {self.identity.engine_id} ends with its work unfinished, because '
                   f'{reason}; the others take it over.', logging.WARNING)
 

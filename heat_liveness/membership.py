@@ -249,10 +249,17 @@ class Membership:
 
     def _leave_for_good(self, reason: str) -> NoReturn:
         self._members.leave(self.identity.engine_id)
-        raise errors.EngineDead(reason)
+        self._die(reason)
 
     def _end(self, what: str) -> NoReturn:
-        raise errors.EngineDead(self._shut(what))
+        self._die(self._shut(what))
+
+    def _die(self, reason: str) -> NoReturn:
+        with self._fencing:
+            # Nothing moves the timer on any more: should this process hang in its last words,
+            # as where nobody reads its log, the kernel ends it.
+            self._armed = False
+        raise errors.EngineDead(reason)
 
     def _shut(self, what: str) -> str:
         reason = (f'Engine {self.identity.engine_id} {what}; it ends, and its supervisor '

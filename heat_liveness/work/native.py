@@ -44,7 +44,7 @@ from concurrent import futures
 from typing import Any
 
 from heat_liveness import errors
-from heat_liveness.db.locks import HeldLock, LockRow, Locks
+from heat_liveness.db.locks import MOST_ROWS, HeldLock, LockRow, Locks
 from heat_liveness.db.members import ServiceRow
 from heat_liveness.work import Claim, Context
 
@@ -93,7 +93,10 @@ class Task:
 
     @property
     def generation(self) -> int:
-        """Rises with each change of owner: the fence for calls outside the database."""
+        """The fence for calls outside the database: it rises with each change of owner.
+
+        It rises as well when this owner has recorded something and got no reply.
+        """
         return self.row.generation
 
     def record(self, progress: Any) -> None:
@@ -275,8 +278,9 @@ class NativeWork:
         """Claim from itself what this engine owns but neither runs nor is just claiming."""
         self.doubts = False
         try:
-            rest = [row for row in self._locks.search(engine_id=self._me)
-                    if row.name not in self._held]
+            # As many more as run here, or they would hide the others.
+            owned = self._locks.search(engine_id=self._me, limit=MOST_ROWS + len(self._held))
+            rest = [row for row in owned if row.name not in self._held]
             strays = [row for row in rest if self._idle(row.name)]
             chosen = self._together(strays)[:self.room()]
             if len(chosen) < len(rest):
@@ -388,17 +392,22 @@ class NativeWork:
     def write(self, task: Task, **values: Any) -> None:
         """Write under a lock until it is certain that it was written, or cannot be.
 
-        The write names owner and generation, so it may be sent again after any error.
+        The write names owner and generation, so it may be sent again after any error.  A copy
+        whose reply was lost may land late, over what has been recorded since: so the lock is
+        first claimed from itself, under a generation that no such copy names.  What ends the
+        work needs that not, as it clears the owner.
 
         :raises LockLost: the lock is somebody else's by now
         :raises EngineDead: this engine was declared dead
         :raises DataRefused: it cannot be written
         """
-        row = task.row
-        uncertain = False
+        uncertain = unclear = False
         while True:
+            row = task.row
             self._gate.wait()
             try:
+                if unclear and 'status' not in values:
+                    row = task.row = self._renewed(row)
                 if self._locks.write(row, **values):
                     return
                 now = self._locks.find(row.name)
@@ -407,6 +416,7 @@ class NativeWork:
             except errors.DatabaseError as error:
                 LOG.debug('A write under the lock %s is tried again: %s', row.name, error)
                 uncertain = True
+                unclear = unclear or isinstance(error, errors.UnclearOutcome)
                 self._clock.wait(threading.Event(), self._settings.beat_retry)
                 continue
             if (uncertain and now is not None and now.generation == row.generation
@@ -417,6 +427,14 @@ class NativeWork:
             if now is not None and now.engine_id == self._me:
                 self.doubts = True
             raise errors.LockLost(_lost(row, now))
+
+
+    def _renewed(self, row: HeldLock) -> HeldLock:
+        """Claim a lock from itself; return it as it was if it is somebody else's by now."""
+        now = self._locks.find(row.name)
+        if now is None or now.engine_id != self._me:
+            return row
+        return next(iter(self._locks.reclaim([now], self._me)), row)
 
 
 def _lost(row: HeldLock, now: LockRow | None) -> str:

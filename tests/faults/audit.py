@@ -148,8 +148,10 @@ def _of_lock(at: float, row: sa.Row[Any], seen: dict[str, int]) -> Iterator[even
     progress = json.loads(row.detail)
     what = {'in_progress': 'progress', 'failed': 'fail', 'released': 'release',
             'quarantined': 'quarantine'}.get(row.is_state, row.is_state)
-    # Who ends the work says no generation with it.
-    believed = progress['generation'] if what == 'progress' else row.was_number
+    # Who ends the work says no generation with it; and who got no reply has claimed it from himself
+    # since he said which.
+    foreign = what == 'progress' and progress['engine'] != row.was_with
+    believed = progress['generation'] if foreign else row.was_number
     yield events.Wrote(at=at, lock=row.subject, generation=believed, engine=row.actor, what=what)
 
 

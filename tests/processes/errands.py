@@ -85,12 +85,14 @@ class Boy:
                 work.submit(name, 'errand', errand)
 
     def _run(self, task: Task) -> None:
-        whose = {'lock': task.name, 'generation': task.generation}
-        self.tell('Started', **whose)
+        def whose() -> dict[str, Any]:
+            return {'lock': task.name, 'generation': task.generation}
+
+        self.tell('Started', **whose())
         for step in range((task.progress or {}).get('step', 0), task.arguments['steps']):
-            task.record({'step': step + 1, 'engine': self._engine_id, **whose})
+            task.record({'step': step + 1, 'engine': self._engine_id, **whose()})
             _pause(STEP_SECONDS)
-            self.tell('Called', **whose)
+            self.tell('Called', **whose())
         if task.arguments['end'] == 'fail':
             raise ValueError('As it was told to.')
         if task.arguments['end'] == 'release':

@@ -393,13 +393,14 @@ class Locks:
         found: LockRow | None = self._database.read(lambda tx: tx.get('lock', name))
         return found
 
-    def search(self, status: str | None = None, engine_id: str | None = None) -> list[LockRow]:
+    def search(self, status: str | None = None, engine_id: str | None = None,
+               limit: int = 1000) -> list[LockRow]:
         def statement(tx: Transaction) -> list[LockRow]:
             return sorted((row for row in tx.all('lock')
                            if status in {None, row.status} and engine_id in {None, row.engine_id}),
                           key=lambda row: row.id)
         found: list[LockRow] = self._database.read(statement)
-        return found
+        return found[:limit]
 
     def owners(self, engine_ids: Collection[str],
                tasks: Collection[str] | None = None) -> set[str]:

@@ -185,9 +185,8 @@ class Engine(Process):
     def _build(self, task: native.Task) -> None:
         """The handler."""
         scheduler.pause_point()
-        where: dict[str, Any] = {
-            'lock': task.name, 'generation': task.generation, 'engine': self.name}
-        self.world.tell(Started(at=self.hub.now, **where))
+        where: dict[str, Any] = {'lock': task.name, 'engine': self.name}
+        self.world.tell(Started(at=self.hub.now, generation=task.generation, **where))
         arguments = task.arguments
         outcome = arguments['outcome']
         assert self.live is not None
@@ -197,7 +196,7 @@ class Engine(Process):
                 self.live.gate.wait()
                 self.world.may_stop(self)
                 scheduler.pause_point()
-                self.world.tell(Called(at=self.hub.now, **where))
+                self.world.tell(Called(at=self.hub.now, generation=task.generation, **where))
                 scheduler.current().wait(arguments['pace'] / calls)
             if outcome == 'poison':
                 self.end('crash')

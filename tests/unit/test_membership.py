@@ -438,6 +438,19 @@ def test_a_watchdog_that_sees_the_gate_closed_keeps_the_timer_away(
     assert levels(caplog) == [logging.WARNING, logging.INFO, logging.WARNING]
 
 
+def test_nothing_keeps_the_timer_away_from_an_engine_that_knows_it_is_dead(
+        engine: fakes.Engine, table: fakes.Table, clock: fakes.Clock) -> None:
+    """It may hang in its last words, as where nobody reads its log."""
+    table.end('me')
+    clock.forward(SETTINGS.fence_time)
+    engine.membership.watch()
+    due = engine.timer.due
+    ends(engine)
+    clock.forward(0.5)
+    engine.membership.watch()
+    assert engine.timer.due == due
+
+
 def test_a_busy_engine_has_a_later_timer_and_tells_the_others_so(table: fakes.Table) -> None:
     """I11: the watchdog of an engine that stalls must get to run before the timer is due."""
     settings = dataclasses.replace(SETTINGS, stall_time=5.0)

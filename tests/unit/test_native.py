@@ -14,6 +14,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import pathlib
 import threading
@@ -28,7 +29,7 @@ from heat_liveness import conf, errors, fence
 from heat_liveness.clock import BootClock
 from heat_liveness.db import models
 from heat_liveness.db.database import Database
-from heat_liveness.db.locks import HeldLock, LockRow, Locks
+from heat_liveness.db.locks import MOST_ROWS, HeldLock, LockRow, Locks
 from heat_liveness.db.members import Members, ServiceRow
 from heat_liveness.work import Context
 from heat_liveness.work.native import NativeWork, Release, Task
@@ -484,8 +485,10 @@ def test_a_write_is_sent_until_it_is_certain(
     Faults(node.work._locks, 'write', error, 3, after=after)
     end(task)
     row = found(locks, 'x')
-    assert (row.progress == 'half') == (row.status == 'in_progress')
-    assert row.generation == 1
+    recorded = row.status == 'in_progress'
+    assert (row.progress == 'half') == recorded
+    # None of the copies that were sent before may land over what is recorded after it.
+    assert row.generation == (4 if recorded and error is UNCLEAR else 1)
 
 
 @pytest.mark.parametrize('end', [
@@ -773,6 +776,43 @@ def test_work_taken_over_without_a_reply_is_run_once(
     handlers.go_on.set()
     wait_until(lambda: found(locks, 'x').status == 'complete', 30, 'The run')
     assert handlers.runs == [('x', 3)]
+
+
+def test_what_was_recorded_without_a_reply_does_not_land_over_what_came_later(
+        node: Node, locks: Locks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I3, I9: the generation rises, and what a successor reads is the last that was recorded."""
+    task = node.work.acquire('x', 'wait')
+    write = node.work._locks.write
+    late: list[Callable[[], bool]] = []
+
+    def lose(row: HeldLock, **values: Any) -> bool:
+        if len(late) < 2:
+            late.append(functools.partial(write, row, **values))
+            raise UNCLEAR
+        return write(row, **values)
+
+    monkeypatch.setattr(node.work._locks, 'write', lose)
+    Faults(node.work._locks, 'reclaim', UNCLEAR, 1, after=True)
+    task.record({'volume': None})
+    assert found(locks, 'x').generation == task.generation > 1
+    task.record({'volume': 'v-17'})
+    assert [each() for each in late] == [False, False]
+    assert found(locks, 'x').progress == {'volume': 'v-17'}
+    task.complete()
+    assert found(locks, 'x').status == 'complete'
+
+
+def test_what_runs_here_does_not_hide_a_stray(
+        node: Node, locks: Locks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I8."""
+    search = node.work._locks.search
+    # So many fewer as there are none here.
+    monkeypatch.setattr(node.work._locks, 'search', lambda limit=MOST_ROWS, **named: search(
+        limit=limit - MOST_ROWS + 1, **named))
+    for name in ('x', 'y'):
+        node.work.acquire(name, 'wait')
+    locks.acquire('z', 'wait', None, 'me')
+    assert node.work.reclaim() == 1
 
 
 def test_a_reclaim_without_a_reply_is_made_again(
