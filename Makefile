@@ -20,7 +20,7 @@ FROM ?= 0
 MINUTES ?= 30
 
 .PHONY: help demo test simulate test-heat test-heat-versions test-faults bench cover mutate lint \
-    sample clean
+    audit sample clean
 
 help:
 	@echo 'make demo         show a takeover'

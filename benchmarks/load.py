@@ -299,13 +299,19 @@ class _Sender:
         Raises
         ------
         DatabaseError
-            The server has refused it.
+            The server has refused it, or did not answer.
         """
         if self._socket is None:
             return self._members.beat(engine_id)
         text = b"%s'%s'%s" % (self._before, engine_id.encode(), self._after)
-        self._socket.sendall(struct.pack('<iB', len(text) + 1, COMMAND.COM_QUERY) + text)
-        reply = self._socket.recv(4096)
+        try:
+            self._socket.sendall(struct.pack('<iB', len(text) + 1, COMMAND.COM_QUERY) + text)
+            reply = self._socket.recv(4096)
+        except OSError as error:
+            # The product's own way opens another.
+            self._socket = None
+            self.hang_up()
+            raise errors.DatabaseError(f'A beat had no reply: {error}') from error
         # Three bytes of length and a number, then 0 for OK, and how many rows it was.
         assert len(reply) == 4 + int.from_bytes(reply[:3], 'little'), reply
         if reply[4]:

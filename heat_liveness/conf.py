@@ -240,6 +240,11 @@ class Settings:
                 + self.connect_timeout + self.read_timeout)
 
     @property
+    def longest_silence(self) -> float:
+        """How long after the start of a beat the next one starts, unless something is amiss."""
+        return JITTER * self.report_interval + self.read_timeout + self.stall_time
+
+    @property
     def shortest_fence(self) -> float:
         """The least ``fence_time`` that no stall of a well database can exceed."""
         return (JITTER * self.report_interval + self.database_stall_time + self.beat_retry

@@ -24,10 +24,12 @@ is declared dead has held since.
 
 **Only time of good view counts.**  A gap (an own beat or a read that failed, an own pause)
 and the settle time after it add nothing, and take nothing away: all get the time to beat
-first, and a flapping database delays a verdict without preventing it.  A slow read is not
-a gap.  A count that changed, downwards too (a failover that lost commits), starts afresh.
-So outages, stepped clocks and sleeping observers can delay a verdict and never forge one;
-and an observer that has just started has seen nothing yet.
+first.  So a flapping database delays a verdict; it prevents one only while it is away again
+each time before the settle time and a look are over.  A slow read is not a gap, nor is a
+pause of the scanner alone, as when it takes over for long: own beats that go on tell that
+process and database are there.  A count that changed, downwards too (a failover that lost
+commits), starts afresh.  So outages, stepped clocks and sleeping observers can delay a
+verdict and never forge one; and an observer that has just started has seen nothing yet.
 
 **Proof.**  On a shared machine the kernel settles it at once; see :func:`engine.prove`.
 
@@ -63,6 +65,7 @@ class View:
     def __init__(self, settings: conf.Settings) -> None:
         self._settle = settings.settle
         self._longest_pause = 2 * settings.scan_interval + settings.stall_time
+        self._longest_silence = settings.longest_silence
         self._longest_read = (settings.connect_timeout + 2 * settings.read_timeout
                               + settings.stall_time)
         self._seen = 0.0
@@ -75,15 +78,18 @@ class View:
         """Return the seconds of good view up to a time not before the last look began."""
         return self._seen + max(0.0, time - max(self._started, self._counts_from))
 
-    def look(self, started: float, returned: float, failures: int) -> float:
+    def look(self, started: float, returned: float, failures: int,
+             beaten: float = -math.inf) -> float:
         """Take note of a look that succeeded.
 
-        :param failures: own beats that have failed so far
+        :param failures: own beats that have failed so far, or came late
+        :param beaten: when the last one that succeeded began
         :return: the seconds of good view from which a candidate first seen by it is watched
         """
-        gap = (self._returned is None or failures != self._failures
-               or started - self._returned > self._longest_pause)
-        if gap:
+        paused = self._returned is None or (
+            started - self._returned > self._longest_pause
+            and started - beaten > self._longest_silence)
+        if paused or failures != self._failures:
             self._counts_from = started + self._settle
         else:
             self._seen = self.at(started)
@@ -156,7 +162,8 @@ class Observer:
         returned = self._clock.now()
         if everything:
             self._looked_at_all = started
-        seen = self._view.look(started, returned, self._membership.failures)
+        seen = self._view.look(started, returned, self._membership.failures,
+                               self._membership.beaten)
         others = [row for row in rows if row.live and row.judged
                   and row.engine_id != self._me.engine_id]
         late = self._follow([row for row in others if self._is_late(row)], seen)

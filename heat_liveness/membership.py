@@ -50,6 +50,7 @@ the next, so that a simulation can drive many engines on a clock of its own.
 
 import enum
 import logging
+import math
 import random
 import threading
 from collections.abc import Callable
@@ -106,7 +107,9 @@ class Membership:
         self.gate = gate
         self.checks: list[HealthCheck] = []
         self.failures = 0
-        """Beats that did not reach the database; an observer's view had a gap there."""
+        """Beats that did not reach the database, or came late: an observer's view had a gap."""
+        self.beaten = -math.inf
+        """When the last beat that succeeded began."""
         self.state = State.NEW
         self._settings = settings
         self._members = members
@@ -203,6 +206,9 @@ class Membership:
         return True
 
     def _good(self, started: float) -> None:
+        if -math.inf < self.beaten < started - self._settings.longest_silence:
+            self.failures += 1
+        self.beaten = started
         with self._fencing:
             self.gate.good_beat(started)
             if self.gate.held:

@@ -118,8 +118,8 @@ def _landing_seconds(settings: Settings) -> float:
 def _why(row: ServiceRow, settings: Settings) -> str:
     ago, landing = _ended_seconds(row), _landing_seconds(settings)
     if ago < landing:
-        return (f'it ended {ago:.0f} s ago, and for {landing:g} s a statement that it had sent '
-                f'may still gain it work')
+        return (f'it ended {max(0.0, ago):.0f} s ago, and for {landing:g} s a statement that it '
+                f'had sent may still gain it work')
     return 'it owns work that is not taken over yet'
 
 

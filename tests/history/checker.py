@@ -13,7 +13,8 @@
 """The judge: which invariants a history breaks.
 
 One function a promise, by the invariant's number in the design.  Each reads the facts in their
-order and yields a sentence for what it finds wrong.  I12 and I16 have none: they say that I1 to I10
+order and yields a sentence for what it finds wrong.  I17 is about statements, and has its tests
+beside them (``tests/databases/test_statements.py``).  I12 and I16 have none: they say that I1 to I10
 while takers are killed and statements fail, which is up to whoever makes the history.
 
 What an engine had *sent* before its death may still land afterwards.  Where a fact does not say

@@ -54,7 +54,8 @@ class Bug:
     draw: Callable[[int], plans.Plan] = plans.draw
 
 
-def _no_gap(self: detection.View, started: float, returned: float, failures: int) -> float:
+def _no_gap(self: detection.View, started: float, returned: float, failures: int,
+            beaten: float) -> float:
     self._seen = self.at(started)
     self._started = started
     return self.at(returned)

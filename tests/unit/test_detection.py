@@ -132,6 +132,43 @@ def test_a_flapping_database_delays_a_death_and_does_not_prevent_it(fleet: Fleet
     assert fleet.dead() == {'d'}
 
 
+def busy(engine: fakes.Engine, monkeypatch: pytest.MonkeyPatch, *, dumb: bool) -> None:
+    """Let an engine take over for longer than its view allows a pause, again and again."""
+    scan, paused = engine.scan, [engine.clock.now()]
+
+    def slow() -> float:
+        rest = scan()
+        if engine.clock.now() < paused[0] + 10:
+            return rest
+        paused[0] = engine.clock.now()
+        if dumb:
+            engine._beat_due = engine.clock.now() + 9
+            return 9.5
+        return 3.1
+
+    monkeypatch.setattr(engine, 'scan', slow)
+
+
+def test_the_last_one_declares_though_it_is_busy(
+        fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I8: its beats go on, so its pauses are none of its view."""
+    for name in 'bcd':
+        fleet.engines[name].silent = True
+    busy(fleet.engines['a'], monkeypatch, dumb=False)
+    fleet.seconds_until(lambda: fleet.dead() == set('bcd'))
+
+
+def test_an_engine_that_stands_still_sees_nothing_meanwhile(
+        fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I11: the beat that comes first afterwards tells nothing of the time before it."""
+    fleet.engines['d'].silent = True
+    busy(fleet.engines['a'], monkeypatch, dumb=True)
+    for name in 'bc':
+        fleet.engines[name].silent = True
+    fleet.run(200)
+    assert fleet.dead() == set()
+
+
 @pytest.mark.parametrize('step', [-3600.0, -25.0, 25.0, 3600.0])
 def test_a_stepped_database_clock_robs_nobody_and_hides_no_death(
         fleet: Fleet, step: float) -> None:
