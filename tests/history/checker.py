@@ -13,8 +13,8 @@
 """The judge: which invariants a history breaks.
 
 One function a promise, by the invariant's number in the design.  Each reads the facts in their
-order and yields a sentence for what it finds wrong.  I17 is about statements, and has its tests
-beside them (``tests/databases/test_statements.py``).  I12 and I16 have none: they say that I1 to I10
+order and yields a sentence for what it finds wrong.  I17 is about statements, and tested beside
+them (``tests/databases/test_statements.py``).  I12 and I16 have none: they say that I1 to I10 hold
 while takers are killed and statements fail, which is up to whoever makes the history.
 
 What an engine had *sent* before its death may still land afterwards.  Where a fact does not say
@@ -59,6 +59,7 @@ from tests.history.events import (
     Owned,
     Paused,
     Purged,
+    Recorded,
     Resumed,
     Settled,
     Started,
@@ -410,6 +411,24 @@ def _declared_soon(events: Sequence[Event], rules: Rules) -> Iterator[str]:
             if waited > rules.detection:
                 yield (f'{_s(event)} engine {event.engine} was declared dead only '
                        f'{waited:.3f} s after its end and all faults.')
+
+
+@_judges(8, of_all=True)
+def _progress_stays(events: Sequence[Event], rules: Rules) -> Iterator[str]:
+    """Who goes on with work finds what was recorded last, unless a failover has lost it."""
+    recorded: dict[str, Recorded] = {}
+    for event in events:
+        if isinstance(event, Undone):
+            recorded.clear()
+        elif isinstance(event, Owned) and event.how == 'acquire':
+            recorded.pop(event.lock, None)
+        elif isinstance(event, Recorded):
+            recorded[event.lock] = event
+        elif isinstance(event, Started) and event.step is not None:
+            last = recorded.get(event.lock)
+            if last is not None and event.step < last.step:
+                yield (f'{_s(event)} engine {event.engine} found the lock {event.lock} at step '
+                       f'{event.step}, although engine {last.engine} had recorded {last.step}.')
 
 
 @_judges(9, of_all=True)

@@ -140,6 +140,17 @@ class Started(Event):
     lock: str
     generation: int
     engine: str
+    step: int | None = None
+    """How far the work has come, by what it finds recorded, if the history tells."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Recorded(Event):
+    """A handler has been told that what it records is there."""
+
+    lock: str
+    engine: str
+    step: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -186,6 +186,15 @@ def _poisons(seed: int) -> plans.Plan:
                    for job in plan.jobs))
 
 
+def _records(seed: int) -> plans.Plan:
+    """Let records land late, and engines die soon after."""
+    plan = plans.draw(seed)
+    return dataclasses.replace(
+        plan, rates={'late': 0.15}, incidents=_often(seed, 'crash'), restart=1.0,
+        jobs=tuple(dataclasses.replace(job, outcome='complete', steps=30, pace=2.0)
+                   for job in plan.jobs))
+
+
 def _leavers(seed: int) -> plans.Plan:
     """Let engines leave while the database is away."""
     plan = plans.draw(seed)
@@ -228,6 +237,8 @@ BUGS = (
         replaced=((takeover.Takeover, '_again', lambda self, ended, now: []),)),
     Bug('poison is left by the quarantine alone', {10}, 118, draw=_poisons,
         replaced=((rooms.Locks, 'take_over', _take_poison_too),)),
+    Bug('a record without a reply is only sent again', {8}, draw=_records,
+        replaced=((native.NativeWork, '_renewed', lambda self, row: row),)),
     Bug('an engine that leaves keeps its timer armed', {11}, draw=_leavers,
         replaced=((membership.Membership, 'disarm', lambda self: None),)),
 )

@@ -42,6 +42,7 @@ from tests.history.events import (
     Meddled,
     Outage,
     Paused,
+    Recorded,
     Resumed,
     Started,
     Stepped,
@@ -186,7 +187,8 @@ class Engine(Process):
         """The handler."""
         scheduler.pause_point()
         where: dict[str, Any] = {'lock': task.name, 'engine': self.name}
-        self.world.tell(Started(at=self.hub.now, generation=task.generation, **where))
+        self.world.tell(Started(at=self.hub.now, generation=task.generation,
+                                step=task.progress or 0, **where))
         arguments = task.arguments
         outcome = arguments['outcome']
         assert self.live is not None
@@ -202,6 +204,7 @@ class Engine(Process):
                 self.end('crash')
                 scheduler.current().wait()
             task.record(step + 1)
+            self.world.tell(Recorded(at=self.hub.now, step=step + 1, **where))
         if outcome == 'fail':
             raise ValueError(outcome)
         if outcome == 'release':

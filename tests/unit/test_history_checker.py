@@ -38,6 +38,7 @@ from tests.history.events import (
     Owned,
     Paused,
     Purged,
+    Recorded,
     Resumed,
     Settled,
     Started,
@@ -171,6 +172,9 @@ BAD: dict[str, Any] = {
         Killed(at=4, engine='a'), declared(40), journalled(40), Healed(at=50), beat(151, 'b')),
     'a generation is started twice by one engine after it was given once': (
         9, acquired(), Undone(at=2, since=1.5), started(3), started(4)),
+    'progress is lost': (
+        8, acquired(), Recorded(at=2, lock='x', engine='a', step=2),
+        Started(at=40, lock='x', generation=2, engine='c', step=1)),
     'the work of the dead is overlooked': (8, *DEATH, Healed(at=50), beat(151, 'b')),
     'an owner does not run what it owns': (8, acquired(), Healed(at=50), beat(151, 'b')),
     'one generation is started twice': (9, acquired(), started(2), started(3)),
@@ -275,6 +279,12 @@ FINE: dict[str, tuple[Event, ...]] = {
     'one whose last beat was undone may work on until its own clock forbids it': (
         joined(), acquired(), beat(9), Undone(at=10, since=8), declared(29), journalled(29),
         started(30)),
+    'a failover may lose what was recorded': (
+        acquired(), Recorded(at=2, lock='x', engine='a', step=2), Undone(at=3, since=1.5),
+        Started(at=40, lock='x', generation=1, engine='a', step=1)),
+    'who acquires a lock anew begins at the beginning': (
+        acquired(), Recorded(at=2, lock='x', engine='a', step=2), wrote(3),
+        acquired(4, generation=2), Started(at=5, lock='x', generation=2, engine='a', step=0)),
     'a death is undone, and found again': (
         *DEATH, taken(41), Undone(at=42, since=39), declared(70), journalled(70), taken(71)),
     'a death is undone, and the dead beat on': (
