@@ -101,13 +101,12 @@ def _told(row: ServiceRow) -> str:
 def _ended_seconds(row: ServiceRow) -> float:
     """Return how long ago an engine ended: the least that the database's clock or ours allows.
 
-    A clock that was set forward has let no statement land.  Where its end was written by hand,
-    and no time with it, its last beat is what is known.
+    A clock that was set forward has let no statement land.  An end that was written by hand, and
+    no time with it, may be a moment old, whenever the last beat was.
     """
-    by_database = row.age if row.ended_seconds is None else row.ended_seconds
-    ended = row.declared_at or row.updated_at
-    return by_database if ended is None else min(
-        by_database, (clocks.wall() - ended).total_seconds())
+    if row.ended_seconds is None or row.declared_at is None:
+        return 0.0
+    return min(row.ended_seconds, (clocks.wall() - row.declared_at).total_seconds())
 
 
 def _landing_seconds(settings: Settings) -> float:
@@ -116,6 +115,9 @@ def _landing_seconds(settings: Settings) -> float:
 
 
 def _why(row: ServiceRow, settings: Settings) -> str:
+    if row.ended_seconds is None:
+        return ('nobody has written down when it ended; engines remove it after purge_after, by '
+                'its last beat')
     ago, landing = _ended_seconds(row), _landing_seconds(settings)
     if ago < landing:
         return (f'it ended {max(0.0, ago):.0f} s ago, and for {landing:g} s a statement that it '

@@ -295,10 +295,11 @@ class Members:
 
     def purgeable(self, observer: engines.Identity, after: float,
                   now: float = math.inf) -> list[str]:
-        """Return who has ended so long ago, also by a second clock."""
+        """Return who has ended so long ago; a second clock wants to know when that was."""
         def statement(tx: Transaction) -> list[str]:
             rows = [row for row in tx.all('service')
                     if row.is_peer(observer) and row.state in _ENDED
+                    and (now == math.inf or row.declared_at is not None)
                     and (row.updated if row.declared_at is None
                          else row.declared_at) < min(tx.time(), now) - after]
             rows.sort(key=lambda row: row.declared_at or 0.0)
