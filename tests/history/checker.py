@@ -404,6 +404,9 @@ def _declared_soon(events: Sequence[Event], rules: Rules) -> Iterator[str]:
         elif isinstance(event, Killed):
             ended.setdefault(event.engine, event.at)
             watching.pop(event.engine, None)
+        elif isinstance(event, Left):
+            # An operator's command does so as soon as it has joined.
+            watching.pop(event.engine, None)
         elif (isinstance(event, Declared) and event.engine in ended
               and event.evidence == 'watched'):
             first = min((at for engine, at in watching.items()), default=math.inf)

@@ -279,6 +279,9 @@ FINE: dict[str, tuple[Event, ...]] = {
     'one whose last beat was undone may work on until its own clock forbids it': (
         joined(), acquired(), beat(9), Undone(at=10, since=8), declared(29), journalled(29),
         started(30)),
+    'who left as soon as he had joined has watched nobody': (
+        joined(), Killed(at=2, engine='a'), Healed(at=3), joined('o', 4), Left(at=4, engine='o'),
+        joined('b', 70), declared(110), journalled(110)),
     'a failover may lose what was recorded': (
         acquired(), Recorded(at=2, lock='x', engine='a', step=2), Undone(at=3, since=1.5),
         Started(at=40, lock='x', generation=1, engine='a', step=1)),
