@@ -407,7 +407,7 @@ class NativeWork:
             self._gate.wait()
             try:
                 if unclear and 'status' not in values:
-                    row = task.row = self._renewed(row)
+                    row = task.row = self._renewed(task)
                 if self._locks.write(row, **values):
                     return
                 now = self._locks.find(row.name)
@@ -428,13 +428,17 @@ class NativeWork:
                 self.doubts = True
             raise errors.LockLost(_lost(row, now))
 
+    def _renewed(self, task: Task) -> HeldLock:
+        """Claim a task's lock from itself; return it as it was if it is somebody else's by now.
 
-    def _renewed(self, row: HeldLock) -> HeldLock:
-        """Claim a lock from itself; return it as it was if it is somebody else's by now."""
-        now = self._locks.find(row.name)
-        if now is None or now.engine_id != self._me:
-            return row
-        return next(iter(self._locks.reclaim([now], self._me)), row)
+        That may be another task of this engine, where a handler goes on after its lock has ended.
+        """
+        now = self._locks.find(task.name)
+        with self._changed:
+            holds = self._held.get(task.name) is task
+        if not holds or now is None or now.engine_id != self._me:
+            return task.row
+        return next(iter(self._locks.reclaim([now], self._me)), task.row)
 
 
 def _lost(row: HeldLock, now: LockRow | None) -> str:

@@ -802,6 +802,20 @@ def test_what_was_recorded_without_a_reply_does_not_land_over_what_came_later(
     assert found(locks, 'x').status == 'complete'
 
 
+def test_who_goes_on_after_his_lock_does_not_claim_it_from_who_has_it_now(
+        node: Node, locks: Locks) -> None:
+    """I2, I3: both are of this engine, and the reply to the late one's write was lost."""
+    old = node.work.acquire('x', 'wait')
+    old.complete()
+    new = node.work.acquire('x', 'wait')
+    Faults(node.work._locks, 'write', UNCLEAR, 1, after=False)
+    with pytest.raises(errors.LockLost):
+        old.record('old')
+    assert found(locks, 'x').generation == new.generation
+    new.record('new')
+    assert found(locks, 'x').progress == 'new'
+
+
 def test_what_runs_here_does_not_hide_a_stray(
         node: Node, locks: Locks, monkeypatch: pytest.MonkeyPatch) -> None:
     """I8."""
