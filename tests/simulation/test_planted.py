@@ -238,7 +238,7 @@ BUGS = (
     Bug('poison is left by the quarantine alone', {10}, 118, draw=_poisons,
         replaced=((rooms.Locks, 'take_over', _take_poison_too),)),
     Bug('a record without a reply is only sent again', {8}, draw=_records,
-        replaced=((native.NativeWork, '_renewed', lambda self, row: row),)),
+        replaced=((native.NativeWork, '_renewed', lambda self, task: task.row),)),
     Bug('an engine that leaves keeps its timer armed', {11}, draw=_leavers,
         replaced=((membership.Membership, 'disarm', lambda self: None),)),
 )
