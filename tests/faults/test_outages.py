@@ -78,5 +78,5 @@ def test_an_engine_stopped_past_the_limit(fleet: Fleet) -> None:
     fleet.wait_until_owned('a', *others)
     fleet.let_tasks_end()
     fleet.wait_until_complete(*'abc')
-    assert [fleet.lock(name).generation for name in 'abc'] == [2, 1, 1]
+    assert fleet.times_begun(*'abc') == [2, 1, 1]
     assert fleet.row(stopped).report_count == dead.report_count

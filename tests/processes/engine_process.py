@@ -57,8 +57,9 @@ def main(path: str) -> None:
         planted.BUGS[order['planted']]()
 
     def wait(task: Task) -> None:
+        begun = [*(task.progress or {}).get('begun', []), identity.engine_id]
         while not done.exists():
-            task.record({'engine_id': identity.engine_id, 'at': time.time()})
+            task.record({'engine_id': identity.engine_id, 'begun': begun, 'at': time.time()})
             time.sleep(0.05)
 
     identity = engines.Identity.new(host='host', hostname='host', binary='test', topic='test')
