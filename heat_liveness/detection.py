@@ -163,7 +163,7 @@ class Observer:
         if everything:
             self._looked_at_all = started
         seen = self._view.look(started, returned, self._membership.failures,
-                               self._membership.beaten)
+                               self._membership.gate.last_good)
         others = [row for row in rows if row.live and row.judged
                   and row.engine_id != self._me.engine_id]
         late = self._follow([row for row in others if self._is_late(row)], seen)

@@ -34,6 +34,7 @@ WHERE of each write protects.
 """
 
 import ctypes
+import math
 import os
 import signal
 import threading
@@ -101,26 +102,25 @@ class Gate:
         self._fence_time = fence_time
         self._clock = clock
         self._pid = os.getpid()
-        self._last_good: float | None = None
+        self.last_good = -math.inf
+        """When the last beat that succeeded began, on the clock."""
         self._dead: str | None = None
         self._opened = threading.Condition()
 
     @property
     def closes_at(self) -> float:
-        """When the gate closes unless a beat succeeds, on the clock; now if none ever did."""
-        return self._clock.now() if self._last_good is None else self._last_good + self._fence_time
+        """When the gate closes unless a beat succeeds, on the clock."""
+        return self.last_good + self._fence_time
 
     @property
     def held(self) -> bool:
         """Whether the gate is closed until a beat succeeds."""
-        # Not by comparing two looks at the clock: the second is later, and it would be open.
-        return self._last_good is None or self._clock.now() >= self.closes_at
+        return self._clock.now() >= self.closes_at
 
     def good_beat(self, started: float) -> None:
         """Open the gate for ``fence_time`` from the start of a beat that succeeded."""
         with self._opened:
-            if self._last_good is None or started > self._last_good:
-                self._last_good = started
+            self.last_good = max(started, self.last_good)
             self._opened.notify_all()
 
     def shut(self, reason: str) -> None:

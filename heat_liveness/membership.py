@@ -108,8 +108,6 @@ class Membership:
         self.checks: list[HealthCheck] = []
         self.failures = 0
         """Beats that did not reach the database, or came late: an observer's view had a gap."""
-        self.beaten = -math.inf
-        """When the last beat that succeeded began."""
         self.state = State.NEW
         self._settings = settings
         self._members = members
@@ -132,7 +130,8 @@ class Membership:
         """Write the row; from then on the engine may work.
 
         :raises DatabaseError: the row may or may not be there; join again
-        :raises EngineDead: somebody has declared this engine dead already; begin a new one
+        :raises EngineDead: somebody has declared this engine dead already, or another process has
+            joined under its engine_id; begin a new one
         """
         started = self._clock.now()
         # From the INSERT on the others may judge this engine, so the kernel must be able to.
@@ -158,7 +157,17 @@ class Membership:
         self.state = State.JOINED
 
     def _rejoin(self) -> None:
-        """An earlier join went through after all, although its reply was lost."""
+        """An earlier join went through after all, although its reply was lost.
+
+        Unless the row is another's: two that beat in one row would each keep it alive for the
+        other, and each would take the other's locks for its own.
+        """
+        row = self._members.read(self.identity.engine_id)
+        if row is not None and row.process != self.identity.process:
+            # So this engine has no row, and must not be the one that says that it leaves.
+            self.state = State.NEW
+            self._end(f'is not the only one of that engine_id: the process {row.process.pid} on '
+                      f'{row.hostname} has joined under it')
         if not self._beat_once():
             self._obey(self._members.read(self.identity.engine_id))
             raise errors.DatabaseError(
@@ -206,9 +215,8 @@ class Membership:
         return True
 
     def _good(self, started: float) -> None:
-        if -math.inf < self.beaten < started - self._settings.longest_silence:
+        if -math.inf < self.gate.last_good < started - self._settings.longest_silence:
             self.failures += 1
-        self.beaten = started
         with self._fencing:
             self.gate.good_beat(started)
             if self.gate.held:

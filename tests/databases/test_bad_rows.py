@@ -398,6 +398,26 @@ def test_who_beats_in_the_future_or_cannot_be_judged_is_not_the_eldest(bed: Bed)
     assert bed.members.eldest(bed.identity('me'), 6) == 'me'
 
 
+def test_an_engine_whose_id_another_process_has_ends_and_leaves_it_alone(bed: Bed) -> None:
+    """I5: neither its row nor its locks are touched."""
+    bed.engine('me')
+    bed.locks.acquire('work', 'task', None, 'me')
+    before = dataclasses.replace(bed.row('me'), age=0)
+    ended: list[str] = []
+    live = agent.Liveness(
+        dataclasses.replace(bed.identity('me'), process=engines.Process.current()), SETTINGS,
+        bed.database, lambda context: NativeWork(context, {'task': lambda task: None}),
+        clock=Clock(), timer=Timer(), end=lambda reason, *level: ended.append(reason))
+    live.begin(lambda: ended.append('It has joined.'))
+    live.stop()
+    assert [text[:55] for text in ended] == [
+        'Engine me is not the only one of that engine_id: the pr']
+    assert dataclasses.replace(bed.row('me'), age=0) == before
+    lock = bed.locks.find('work')
+    assert lock is not None
+    assert (lock.engine_id, lock.generation) == ('me', 1)
+
+
 def test_a_name_that_ends_with_a_space_is_refused_on_each_database(bed: Bed) -> None:
     bed.engine('me')
     for name, task in (('work ', 'task'), ('work', 'task ')):

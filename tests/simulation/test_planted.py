@@ -23,6 +23,7 @@ no row, for the second look before a purge and for the repetition of what was co
 """
 
 import dataclasses
+import math
 import random
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -61,8 +62,8 @@ def _no_gap(self: detection.View, started: float, returned: float, failures: int
     return self.at(returned)
 
 
-def _held_by_two_looks(self: fence.Gate) -> bool:
-    return self._clock.now() >= self.closes_at
+def _open_before_the_first_beat(self: fence.Gate) -> bool:
+    return -math.inf < self.last_good and self._clock.now() >= self.closes_at
 
 
 def _no_quarantine(self: native.NativeWork, owner: Any) -> Claim:
@@ -222,7 +223,7 @@ BUGS = (
     Bug('the gate never closes', {6}, 789,
         replaced=((fence.Gate, 'held', property(lambda self: False)),)),
     Bug('a gate that no beat has opened is open', {6}, draw=_unclear_join,
-        replaced=((fence.Gate, 'held', property(_held_by_two_looks)),)),
+        replaced=((fence.Gate, 'held', property(_open_before_the_first_beat)),)),
     Bug('the kernel timer ends nobody', {6}, 265,
         replaced=((world.Timer, '_look', lambda self: None),)),
     Bug('nothing is claimed from itself', {8}, 32,

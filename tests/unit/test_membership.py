@@ -171,6 +171,25 @@ def test_an_engine_that_finds_its_row_there_has_not_joined_before_it_beats(
     assert table.rows['me'].report_count == 1
 
 
+@pytest.mark.parametrize('perhaps', [False, True], ids=['new', 'without a reply before'])
+def test_an_engine_whose_id_is_another_process_ends_and_touches_nothing(
+        table: fakes.Table, perhaps: bool) -> None:
+    """I5, I9: it would keep the other's row alive, and take its locks for its own."""
+    one = joined_perhaps(table) if perhaps else fakes.Engine('me', table)
+    table.rows.pop('me', None)
+    other = dataclasses.replace(one.identity, process=fakes.process(pid=77), hostname='h2')
+    table.insert(other, 4, 20)
+    before = table.rows['me']
+    with pytest.raises(errors.EngineDead, match='^Engine me is not the only one of that engine_id: '
+                       'the process 77 on h2 has joined under it; it ends, and its supervisor '
+                       r'starts a new one\.$'):
+        one.membership.join()
+    assert table.rows['me'] == before
+    assert one.membership.state is State.NEW, 'it must not say that the other has left'
+    with pytest.raises(errors.EngineDead):
+        one.gate.check()
+
+
 def test_a_beat_raises_the_count_and_comes_again_after_the_interval(
         engine: fakes.Engine, table: fakes.Table) -> None:
     assert engine.membership.beat() == pytest.approx(SETTINGS.report_interval)
