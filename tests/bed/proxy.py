@@ -22,6 +22,8 @@ black hole     connections are accepted, and nothing passes either way
 lost replies   requests pass and are carried out; the first reply is dropped, and the
                connection is closed with it
 swallowed      as before, but the connection stays and nobody ever answers
+late requests  the connection is closed when a request comes, and the request is carried
+               out all the same, ``LATE_SECONDS`` later
 =============  =====================================================================
 
 A connection that a black hole has swallowed bytes of is closed when the mode changes: no stream can
@@ -34,9 +36,10 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, Literal
 
-Mode = Literal['open', 'cut', 'delayed', 'black hole', 'lost replies', 'swallowed']
+Mode = Literal['open', 'cut', 'delayed', 'black hole', 'lost replies', 'swallowed', 'late requests']
 
 DELAY_SECONDS = 0.15
+LATE_SECONDS = 1.0
 _PIECE_BYTES = 65536
 
 
@@ -118,6 +121,8 @@ class _Link:
 
     def __init__(self, proxy: Proxy, near: _End, far: _End) -> None:
         self.broken = False
+        self._forsaken = False
+        """Nobody waits for a reply any more."""
         self._proxy = proxy
         self._ends = (near, far)
         self._tasks: list[asyncio.Task[None]] = []
@@ -144,10 +149,22 @@ class _Link:
                 mode = self._proxy.mode
                 if mode == 'black hole' or (mode == 'swallowed' and reply):
                     self.broken = True
-                elif mode == 'lost replies' and reply:
+                elif reply and (self._forsaken or mode == 'lost replies'):
+                    return
+                elif mode == 'late requests' and not reply:
+                    await self._send_late(piece)
                     return
                 if mode == 'delayed':
                     await asyncio.sleep(DELAY_SECONDS)
                 if not self.broken:
                     writer.write(piece)
                     await writer.drain()
+
+    async def _send_late(self, piece: bytes) -> None:
+        (_, near), (_, far) = self._ends
+        self._forsaken = True
+        near.transport.abort()
+        await asyncio.sleep(LATE_SECONDS)
+        far.write(piece)
+        # Its end is the reply to this: a connection that were reset before would take it along.
+        await asyncio.wait([self._tasks[1]])

@@ -152,7 +152,9 @@ def _of_lock(at: float, row: sa.Row[Any], seen: dict[str, int]) -> Iterator[even
     # since he said which.
     foreign = what == 'progress' and progress['engine'] != row.was_with
     believed = progress['generation'] if foreign else row.was_number
-    yield events.Wrote(at=at, lock=row.subject, generation=believed, engine=row.actor, what=what)
+    step = progress.get('step') if what == 'progress' else None
+    yield events.Wrote(at=at, lock=row.subject, generation=believed, engine=row.actor, what=what,
+                       step=step)
 
 
 def _of_takeover(at: float, row: sa.Row[Any], seen: dict[str, int]) -> Iterator[events.Event]:

@@ -38,7 +38,7 @@ import sqlalchemy as sa
 
 from heat_liveness import conf
 from tests.bed import clocks
-from tests.bed.proxy import Mode, Proxy
+from tests.bed.proxy import LATE_SECONDS, Mode, Proxy
 from tests.bed.waiting import wait_until
 from tests.faults import audit
 from tests.faults.databases import Bed
@@ -230,7 +230,7 @@ class Crew(Fleet):
 
 def _event(told: dict[str, Any]) -> Iterator[events.Event]:
     kind = told.pop('fact')
-    if kind in {'Started', 'Called', 'Held', 'Opened', 'Killed'}:
+    if kind in {'Started', 'Recorded', 'Called', 'Held', 'Opened', 'Killed'}:
         yield getattr(events, kind)(**told)
 
 
@@ -267,6 +267,19 @@ def _network(mode: Mode, seconds: float) -> Doing:
         slot.proxy.mode = 'open'
         crew.note(events.Cut, slot.engine, began=False)
     return harm
+
+
+def requests_late(crew: Crew, slot: Slot) -> Harm:
+    """Carry out, again and again, what the engine has given up, when it has gone on already."""
+    assert slot.proxy is not None
+    crew.note(events.Cut, slot.engine, began=True)
+    for _ in range(5):
+        slot.proxy.mode = 'late requests'
+        # For no longer than it takes to send what was under way, so that the next try passes.
+        yield 0.1
+        slot.proxy.mode = 'open'
+        yield LATE_SECONDS
+    crew.note(events.Cut, slot.engine, began=False)
 
 
 def moved(crew: Crew, slot: Slot) -> Harm:
@@ -325,7 +338,8 @@ _NETWORK: dict[str, Doing] = {
     'cut': _network('cut', SHORT), 'cut past the limit': _network('cut', LONG),
     'delayed': _network('delayed', 4), 'black hole': _network('black hole', SHORT),
     'black hole past the limit': _network('black hole', LONG),
-    'replies lost': _network('lost replies', 2), 'replies swallowed': _network('swallowed', 2)}
+    'replies lost': _network('lost replies', 2), 'replies swallowed': _network('swallowed', 2),
+    'requests late': requests_late}
 _SERVER: dict[str, Doing] = {
     'database frozen': _database('frozen', LONG), 'database killed': _database('killed', 3),
     'database stopped': _database('stopped', LONG), 'database restarted': _database('stopped', 0),

@@ -34,7 +34,7 @@ SECONDS = 10.0
 # The most telling ones of each database, and two at a time.
 FEW = {
     'sqlite': ['killed+stopped past the limit', 'database locked+clock an hour ahead'],
-    'mariadb': ['cut past the limit+replies lost', 'database killed+stopped past the limit',
+    'mariadb': ['cut past the limit+requests late', 'database killed+stopped past the limit',
                 'database clock an hour ahead+clock an hour behind'],
     'postgresql': ['black hole past the limit+replies swallowed', 'database frozen+told to end',
                    'database clock an hour behind+killed'],
@@ -88,7 +88,7 @@ def figures(history: Sequence[events.Event],
         'takeovers': sum(isinstance(event, events.Owned) and event.how == 'takeover'
                          for event in history),
         'false deaths': broken[5],
-        'lost': len(unfinished(history)),
+        'lost': len(unfinished(history)) + broken[8],
         'doubles': broken[1] + broken[2] + broken[9],
         'zombie writes': broken[3],
         'pieces of work': sum(isinstance(event, events.Owned) and event.how == 'acquire'

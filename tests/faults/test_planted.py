@@ -15,6 +15,7 @@
 import itertools
 import pathlib
 import signal
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -112,6 +113,19 @@ def test_a_takeover_from_the_living(crew_with: Callable[[str], nemesis.Crew]) ->
     crew = crew_with('the living are relieved')
     crew.begin()
     wait_until(lambda: 5 in broken(crew), 60, 'The discovery of a robbery')
+
+
+def test_progress_that_is_put_back(crew_with: Callable[[str], nemesis.Crew]) -> None:
+    crew = crew_with('a record without a reply is only sent again')
+    crew.begin()
+
+    def put_back() -> bool:
+        for slot in crew.slots:
+            for seconds in nemesis.requests_late(crew, slot):
+                time.sleep(seconds)
+        return 8 in broken(crew)
+
+    wait_until(put_back, 60, 'The discovery of lost progress')
 
 
 def test_poison_that_is_passed_on(crew_with: Callable[[str], nemesis.Crew]) -> None:

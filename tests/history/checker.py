@@ -418,7 +418,7 @@ def _declared_soon(events: Sequence[Event], rules: Rules) -> Iterator[str]:
 
 @_judges(8, of_all=True)
 def _progress_stays(events: Sequence[Event], rules: Rules) -> Iterator[str]:
-    """Who goes on with work finds what was recorded last, unless a failover has lost it."""
+    """What was recorded last stands, and who goes on finds it, unless a failover has lost it."""
     recorded: dict[str, Recorded] = {}
     for event in events:
         if isinstance(event, Undone):
@@ -427,10 +427,11 @@ def _progress_stays(events: Sequence[Event], rules: Rules) -> Iterator[str]:
             recorded.pop(event.lock, None)
         elif isinstance(event, Recorded):
             recorded[event.lock] = event
-        elif isinstance(event, Started) and event.step is not None:
+        elif isinstance(event, Started | Wrote) and event.step is not None:
             last = recorded.get(event.lock)
             if last is not None and event.step < last.step:
-                yield (f'{_s(event)} engine {event.engine} found the lock {event.lock} at step '
+                did = 'found' if isinstance(event, Started) else 'put'
+                yield (f'{_s(event)} engine {event.engine} {did} the lock {event.lock} at step '
                        f'{event.step}, although engine {last.engine} had recorded {last.step}.')
 
 

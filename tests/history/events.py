@@ -118,6 +118,8 @@ class Wrote(Event):
     """Who wrote."""
     what: Literal['progress', 'complete', 'fail', 'release', 'quarantine']
     begun: float | None = None
+    step: int | None = None
+    """How far the work has come, by what was written, if the history tells."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

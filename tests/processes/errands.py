@@ -88,9 +88,11 @@ class Boy:
         def whose() -> dict[str, Any]:
             return {'lock': task.name, 'generation': task.generation}
 
-        self.tell('Started', **whose())
-        for step in range((task.progress or {}).get('step', 0), task.arguments['steps']):
+        begin = (task.progress or {}).get('step', 0)
+        self.tell('Started', step=begin, **whose())
+        for step in range(begin, task.arguments['steps']):
             task.record({'step': step + 1, 'engine': self._engine_id, **whose()})
+            self.tell('Recorded', lock=task.name, step=step + 1)
             _pause(STEP_SECONDS)
             self.tell('Called', **whose())
         if task.arguments['end'] == 'fail':

@@ -112,6 +112,22 @@ def test_swallowed_replies(proxy: Proxy, heard: list[bytes]) -> None:
         assert silent(connection)
 
 
+def test_late_requests(proxy: Proxy, heard: list[bytes]) -> None:
+    with connect(proxy) as connection:
+        connection.sendall(b'a')
+        assert connection.recv(100) == b'a'
+        proxy.mode = 'late requests'
+        connection.sendall(b'b')
+        with contextlib.suppress(ConnectionError):
+            assert connection.recv(100) == b''
+        assert heard == [b'a'], 'nobody has carried it out yet'
+        proxy.mode = 'open'
+    with connect(proxy) as connection:
+        connection.sendall(b'c')
+        assert connection.recv(100) == b'c'
+        wait_until(lambda: heard == [b'a', b'c', b'b'], 10, 'The arrival of the late request')
+
+
 def test_delayed(proxy: Proxy) -> None:
     proxy.mode = 'delayed'
     with connect(proxy) as connection:

@@ -175,6 +175,9 @@ BAD: dict[str, Any] = {
     'progress is lost': (
         8, acquired(), Recorded(at=2, lock='x', engine='a', step=2),
         Started(at=40, lock='x', generation=2, engine='c', step=1)),
+    'progress is put back': (
+        8, acquired(), Recorded(at=2, lock='x', engine='a', step=2),
+        Wrote(at=3, lock='x', generation=1, engine='a', what='progress', step=1)),
     'the work of the dead is overlooked': (8, *DEATH, Healed(at=50), beat(151, 'b')),
     'an owner does not run what it owns': (8, acquired(), Healed(at=50), beat(151, 'b')),
     'one generation is started twice': (9, acquired(), started(2), started(3)),
