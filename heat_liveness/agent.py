@@ -238,8 +238,7 @@ class Liveness:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
-        if self.joined:
-            self._leave()
+        self._leave()
         self._stopped.set()
         self._database.close()
 
@@ -274,6 +273,8 @@ class Liveness:
                   f'{reason}; the others take it over.', logging.WARNING)
 
     def _leave(self) -> None:
+        if not self.joined:
+            return
         try:
             self.membership.leave()
             LOG.info('Engine %s has left.', self.identity.engine_id)

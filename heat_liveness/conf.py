@@ -245,10 +245,24 @@ class Settings:
         return JITTER * self.report_interval + self.read_timeout + self.stall_time
 
     @property
+    def longest_read(self) -> float:
+        """How long a read lasts at most, by its timeouts, unless something is amiss."""
+        return self.connect_timeout + 2 * self.read_timeout + self.stall_time
+
+    @property
     def shortest_fence(self) -> float:
         """The least ``fence_time`` that no stall of a well database can exceed."""
         return (JITTER * self.report_interval + self.database_stall_time + self.beat_retry
-                + self.connect_timeout + 2 * self.read_timeout + self.stall_time)
+                + self.longest_read)
+
+    @property
+    def shortest_window(self) -> float:
+        """The least window (W) that no outage exceeds which an observer cannot have noticed.
+
+        Such a one lies between two of its own beats, or within one of its reads.
+        """
+        return (self.shortest_fence - self.database_stall_time
+                + max(self.longest_silence, self.longest_read))
 
     @property
     def kernel_timer_lag(self) -> float:
@@ -279,13 +293,14 @@ class Settings:
                 f'set fence_time to {_up(self.shortest_fence):g} or more.')
         # What follows is measured against the value just proposed, so that all of them do.
         fence = _up(self.shortest_fence) if found else self.fence_time
-        window = window_for(fence + self.asked_fence_time - self.fence_time)
+        window = max(window_for(fence + self.asked_fence_time - self.fence_time),
+                     self.shortest_window)
         down = _up(self.candidate_age + window + 0.05)
         if self.window <= window:
             found.append(
                 f'service_down_time is {self.service_down_time:g} s, so an engine could be '
-                f'declared dead before it holds (fence_time {fence:g} s): set '
-                f'service_down_time to {down:g} or more.')
+                f'declared dead before it holds (fence_time {fence:g} s), or for an outage of the '
+                f'database that nobody notices: set service_down_time to {down:g} or more.')
         down = max(down, self.service_down_time)
         if self.scan_interval > down / 4:
             found.append(

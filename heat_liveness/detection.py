@@ -54,7 +54,7 @@ from heat_liveness import clock as clocks
 from heat_liveness import conf, errors
 from heat_liveness import engine as engines
 from heat_liveness.db.members import Members, ServiceRow
-from heat_liveness.membership import Membership
+from heat_liveness.membership import Membership, Pulse
 
 LOG = logging.getLogger(__name__)
 
@@ -66,35 +66,32 @@ class View:
         self._settle = settings.settle
         self._longest_pause = 2 * settings.scan_interval + settings.stall_time
         self._longest_silence = settings.longest_silence
-        self._longest_read = (settings.connect_timeout + 2 * settings.read_timeout
-                              + settings.stall_time)
+        self._longest_read = settings.longest_read
         self._seen = 0.0
         self._started = 0.0
         self._returned: float | None = None
         self._counts_from = 0.0
-        self._failures = 0
+        self._failures = self._late = 0
 
     def at(self, time: float) -> float:
         """Return the seconds of good view up to a time not before the last look began."""
         return self._seen + max(0.0, time - max(self._started, self._counts_from))
 
-    def look(self, started: float, returned: float, failures: int,
-             beaten: float = -math.inf) -> float:
+    def look(self, started: float, returned: float, pulse: Pulse) -> float:
         """Take note of a look that succeeded.
 
-        :param failures: own beats that have failed so far, or came late
-        :param beaten: when the last one that succeeded began
+        :param pulse: the own beats so far
         :return: the seconds of good view from which a candidate first seen by it is watched
         """
+        silent = started - pulse.last > self._longest_silence or pulse.late != self._late
         paused = self._returned is None or (
-            started - self._returned > self._longest_pause
-            and started - beaten > self._longest_silence)
-        if paused or failures != self._failures:
+            started - self._returned > self._longest_pause and silent)
+        if paused or pulse.failures != self._failures:
             self._counts_from = started + self._settle
         else:
             self._seen = self.at(started)
         self._started = started
-        self._failures = failures
+        self._failures, self._late = pulse.failures, pulse.late
         # A read that lasts longer than its timeouts allow was a pause of our own.
         paused = returned - started > self._longest_read
         self._returned = None if paused else returned
@@ -162,8 +159,7 @@ class Observer:
         returned = self._clock.now()
         if everything:
             self._looked_at_all = started
-        seen = self._view.look(started, returned, self._membership.failures,
-                               self._membership.gate.last_good)
+        seen = self._view.look(started, returned, self._membership.pulse)
         others = [row for row in rows if row.live and row.judged
                   and row.engine_id != self._me.engine_id]
         late = self._follow([row for row in others if self._is_late(row)], seen)

@@ -48,6 +48,7 @@ Nothing here sleeps or starts a thread: each step does its work and returns the 
 the next, so that a simulation can drive many engines on a clock of its own.
 """
 
+import dataclasses
 import enum
 import logging
 import math
@@ -97,6 +98,18 @@ class State(enum.Enum):
     LEFT = 'left'
 
 
+@dataclasses.dataclass(frozen=True)
+class Pulse:
+    """What an engine's own beats say of the database: whether it was there all the time."""
+
+    last: float
+    """When the last one that succeeded began, on the clock."""
+    failures: int
+    """How many did not reach the database."""
+    late: int
+    """How many came later after the one before than they do unless something is amiss."""
+
+
 class Membership:
     """One engine's own row.  ``beat`` and ``watch`` may run on different threads."""
 
@@ -106,14 +119,13 @@ class Membership:
         self.identity = identity
         self.gate = gate
         self.checks: list[HealthCheck] = []
-        self.failures = 0
-        """Beats that did not reach the database, or came late: an observer's view had a gap."""
         self.state = State.NEW
         self._settings = settings
         self._members = members
         self._timer = timer
         self._clock = clock
         self._chance = chance
+        self._failures = self._late = 0
         self._count = 0
         """Beats begun, so never fewer than the row has had."""
         self._failing = False
@@ -125,6 +137,13 @@ class Membership:
         # Between "is the gate closed?" and "move the timer" no beat may come, or the timer
         # would be left nearer than that beat allows.
         self._fencing = threading.Lock()
+
+    @property
+    def pulse(self) -> Pulse:
+        """What the own beats have shown so far; for other threads."""
+        # In this order: a late beat that comes meanwhile counts as late, or has not come.
+        last = self.gate.last_good
+        return Pulse(last, self._failures, self._late)
 
     def join(self) -> None:
         """Write the row; from then on the engine may work.
@@ -139,41 +158,42 @@ class Membership:
         if self.state is State.JOINING:
             # The row may have been there, and been removed; its beats may have been seen.
             self._count += 1
+        there = False
         try:
             self._members.insert(self.identity, self._settings.report_interval,
                                  self._settings.asked_fence_time, self._count)
         except errors.LockHeld:
-            self.state = State.JOINING
-            self._rejoin()
-            return
+            there = True
         except errors.UnclearOutcome:
             self.state = State.JOINING
             raise
         except BaseException:
-            if self.state is State.NEW:
-                self._timer.disarm()
+            self._disarm_if_new()
             raise
-        self._good(started)
+        if there:
+            self._rejoin()
+        else:
+            self._good(started)
         self.state = State.JOINED
 
-    def _rejoin(self) -> None:
-        """An earlier join went through after all, although its reply was lost.
+    def _disarm_if_new(self) -> None:
+        if self.state is State.NEW:
+            self._timer.disarm()
 
-        Unless the row is another's: two that beat in one row would each keep it alive for the
-        other, and each would take the other's locks for its own.
-        """
-        row = self._members.read(self.identity.engine_id)
-        if row is not None and row.process != self.identity.process:
-            # So this engine has no row, and must not be the one that says that it leaves.
-            self.state = State.NEW
-            self._end(f'is not the only one of that engine_id: the process {row.process.pid} on '
-                      f'{row.hostname} has joined under it')
+    def _rejoin(self) -> None:
+        """Join by the row that is there: an earlier try went through, though its reply was lost."""
+        try:
+            row = self._members.read(self.identity.engine_id)
+        except BaseException:
+            self._disarm_if_new()
+            raise
+        self._obey(row)
+        self.state = State.JOINING
         if not self._beat_once():
             self._obey(self._members.read(self.identity.engine_id))
             raise errors.DatabaseError(
                 f'The database has a row of engine {self.identity.engine_id}, and yet no beat '
                 f'finds it: a node of it is behind, or somebody removes rows.')
-        self.state = State.JOINED
 
     def beat(self) -> float:
         """Beat once; return the seconds to the next beat.
@@ -196,7 +216,7 @@ class Membership:
             self._failed(error)
             return self._settings.beat_retry
         except Exception:
-            self.failures += 1
+            self._failures += 1
             raise
         if self._failing:
             self._failing = False
@@ -216,7 +236,7 @@ class Membership:
 
     def _good(self, started: float) -> None:
         if -math.inf < self.gate.last_good < started - self._settings.longest_silence:
-            self.failures += 1
+            self._late += 1
         with self._fencing:
             self.gate.good_beat(started)
             if self.gate.held:
@@ -246,14 +266,26 @@ class Membership:
             self._end('has no row, and has not beaten for so long that it may be called dead')
         started = self._clock.now()
         # The count of the beat that has just changed no row.
-        self._members.insert(self.identity, self._settings.report_interval,
-                             self._settings.asked_fence_time, self._count)
+        try:
+            self._members.insert(self.identity, self._settings.report_interval,
+                                 self._settings.asked_fence_time, self._count)
+        except errors.LockHeld:
+            self._obey(self._members.read(self.identity.engine_id))
+            raise
         self._good(started)
         LOG.warning('The row of engine %s was removed while it works; it is written again.',
                     self.identity.engine_id)
 
     def _obey(self, row: ServiceRow | None) -> None:
-        if row is None or row.live:
+        if row is None:
+            return
+        if row.process != self.identity.process:
+            # Two that beat in one row would each keep it alive for the other, and each would take
+            # the other's locks for its own.  This one has no row, and must not say that it leaves.
+            self.state = State.NEW
+            self._end(f'finds a row under its engine_id that is not its own, but of the process '
+                      f'{row.process.pid} on {row.hostname}')
+        if row.live:
             return
         if row.ended:
             self._end(f'was declared {row.state} by {row.declared_by} ({row.evidence})')
@@ -290,7 +322,7 @@ class Membership:
             self._obey(self._members.read(self.identity.engine_id))
 
     def _failed(self, error: Exception) -> None:
-        self.failures += 1
+        self._failures += 1
         if not self._failing:
             LOG.warning('A beat of engine %s failed; it is tried again every %g s: %s',
                         self.identity.engine_id, self._settings.beat_retry, error)

@@ -163,7 +163,6 @@ class HeatWork:
                 observer.scan()
         if self._swept is None or now - self._swept >= self._settings.sweep_interval:
             self._swept = now
-            # To the observers, what they were not asked to see is a gap.
             self._sweeping = self._sweeps()
             if self._sweeping:
                 self._look_at_all()

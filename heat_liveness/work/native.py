@@ -37,6 +37,7 @@ one, as while a service is upgraded engine by engine, and not failed.
 """
 
 import contextlib
+import dataclasses
 import logging
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -64,6 +65,8 @@ class Task:
 
     def __init__(self, row: HeldLock, work: 'NativeWork') -> None:
         self.row = row
+        self.turn = threading.Lock()
+        """A handler may have several threads: one of them writes at a time."""
         self._work = work
 
     @property
@@ -401,13 +404,19 @@ class NativeWork:
         :raises EngineDead: this engine was declared dead
         :raises DataRefused: it cannot be written
         """
+        with task.turn:
+            self._write(task, values)
+
+    def _write(self, task: Task, values: dict[str, Any]) -> None:
         uncertain = unclear = False
         while True:
-            row = task.row
             self._gate.wait()
+            row = task.row
             try:
                 if unclear and 'status' not in values:
-                    row = task.row = self._renewed(task)
+                    task.row = self._renewed(task)
+                    unclear = False
+                    continue
                 if self._locks.write(row, **values):
                     return
                 now = self._locks.find(row.name)
@@ -432,13 +441,19 @@ class NativeWork:
         """Claim a task's lock from itself; return it as it was if it is somebody else's by now.
 
         That may be another task of this engine, where a handler goes on after its lock has ended.
+        A claim is refused, too, where an earlier one without a reply has landed since the look;
+        then the next look shows another generation.
         """
-        now = self._locks.find(task.name)
-        with self._changed:
-            holds = self._held.get(task.name) is task
-        if not holds or now is None or now.engine_id != self._me:
-            return task.row
-        return next(iter(self._locks.reclaim([now], self._me)), task.row)
+        refused = None
+        while True:
+            now = self._locks.find(task.name)
+            with self._changed:
+                holds = self._held.get(task.name) is task
+            if not holds or now is None or now.generation == refused:
+                return task.row
+            for won in self._locks.reclaim([now], self._me):
+                return dataclasses.replace(task.row, generation=won.generation)
+            refused = now.generation
 
 
 def _lost(row: HeldLock, now: LockRow | None) -> str:

@@ -53,7 +53,7 @@ RESTART_SECONDS = 0.5
 CONVERGENCE_SECONDS = 90
 PULSE_SECONDS = 0.1
 # Engines share two cores with each other and the database, so an interpreter may stall for longer.
-SETTINGS = dataclasses.replace(FAST, stall_time=3, fence_time=5, service_down_time=10.5)
+SETTINGS = dataclasses.replace(FAST, stall_time=3, fence_time=5, service_down_time=11)
 # Shorter than the fence, and longer than it takes to be declared dead.
 SHORT, LONG = 2.0, SETTINGS.service_down_time + 4
 
@@ -404,6 +404,9 @@ def carry_out(crew: Crew, blows: Sequence[Blow]) -> None:
                 busy.add(target)
             elif blow.fault != 'killed':
                 continue
+            else:
+                assert time.monotonic() - began < blow.at + CONVERGENCE_SECONDS, (
+                    'No engine is at work, so that none can be killed at it.')
         seconds = RESTART_SECONDS if harm is None else next(harm, None)
         if seconds is None:
             busy.discard(target)

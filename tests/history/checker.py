@@ -26,10 +26,10 @@ that is later, and hold only where the history goes on for longer than they allo
 
 **A failover that loses commits** (:class:`~events.Undone`) makes two histories of one: what went
 before it, and what was as if that had never been committed.  Both have to be good.  What processes
-did is not undone, so three rules know of it: an engine whose last beat is lost may go on until its
+did is not undone, so four rules know of it: an engine whose last beat is lost may go on until its
 own fence (I6), a generation that is given a second time may be started a second time, by another
-engine (I9), and one whose row was never there may end itself (I11).  See
-``docs/operator/databases.md``.
+engine (I9), what was recorded may be gone (I8), and one whose row was never there may end itself
+(I11).  See ``docs/operator/databases.md``.
 
 **What an operator does by hand** has its price: whose row was removed, or says what no engine says,
 is unknown, and never dead, so nobody need find his work (I8) until he has a row again.
@@ -420,13 +420,21 @@ def _declared_soon(events: Sequence[Event], rules: Rules) -> Iterator[str]:
 def _progress_stays(events: Sequence[Event], rules: Rules) -> Iterator[str]:
     """What was recorded last stands, and who goes on finds it, unless a failover has lost it."""
     recorded: dict[str, Recorded] = {}
+    generations: collections.Counter[str] = collections.Counter()
+    undone = -math.inf
     for event in events:
         if isinstance(event, Undone):
-            recorded.clear()
-        elif isinstance(event, Owned) and event.how == 'acquire':
-            recorded.pop(event.lock, None)
+            undone = event.at
+            recorded = {lock: last for lock, last in recorded.items() if last.at <= event.since}
+        elif isinstance(event, Owned):
+            generations[event.lock] = event.generation
+            if event.how == 'acquire':
+                recorded.pop(event.lock, None)
         elif isinstance(event, Recorded):
-            recorded[event.lock] = event
+            # Who hears late of what he has recorded says nothing of what others have since then.
+            if event.generation >= generations[event.lock] and (
+                    event.begun is None or event.begun > undone):
+                recorded[event.lock] = event
         elif isinstance(event, Started | Wrote) and event.step is not None:
             last = recorded.get(event.lock)
             if last is not None and event.step < last.step:

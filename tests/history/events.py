@@ -151,8 +151,11 @@ class Recorded(Event):
     """A handler has been told that what it records is there."""
 
     lock: str
+    generation: int
     engine: str
     step: int
+    begun: float | None = None
+    """When it began to record."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -39,6 +39,8 @@ class Config:
     """More than fence + lag: the discrete form of the inequality that `conf` checks."""
     settle: int = 1
     longest_read: int = 2
+    longest_silence: int = 2
+    """From a good beat to the start of the next, for an engine that is well."""
     purge_after: int = 3
     """Longer than a statement may be on its way: see :attr:`transaction`."""
     looks_apart: int = 0
@@ -76,6 +78,8 @@ class Config:
     """Whether a lock may be acquired again once its work is done."""
     progress: bool = True
     """Whether work writes its progress."""
+    steps: int = 0
+    """How many steps of progress there are, where they are told apart."""
     acquires: bool = False
     purges: bool = False
     mass: bool = False

@@ -88,8 +88,8 @@ class Convergence:
             if s[w.at.engine[e] + at.STATE] in {at.NEW, at.JOINING}:
                 self._do(s, e, {'join'})
             for kinds in ({'journal'}, {'look'}, {'declare'}, {'reclaim'},
-                          {'take over', 'quarantine', 'nothing more'}, {'gate'}, {'call'},
-                          {'finish'}):
+                          {'take over', 'quarantine', 'nothing more'}, {'renew', 'lost'},
+                          {'gate'}, {'call'}, {'finish'}):
                 self._do(s, e, kinds)
 
     def _do(self, s: Frame, e: int, kinds: set[str]) -> None:

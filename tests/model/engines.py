@@ -55,6 +55,9 @@ class Engines(statements.Statements):
     def good_beat(self, s: Frame, e: int, started: int) -> None:
         """Open the gate for ``fence_time``, counted from an age: the beat's start."""
         base = self.at.engine[e]
+        if (s[base + at.AGE] - started > self.config.longest_silence
+                and self.keeps('a gap: an own beat that came late')):
+            s[base + at.LATE] = 1
         if not self.keeps('fence counted from the start of the beat'):
             started = 0
         if (started >= self.fence_of(e) + self.config.lag
@@ -126,7 +129,7 @@ class Engines(statements.Statements):
         during = s[base + at.LOOK_AGE]
         paused = (during > self.config.longest_read
                   and self.keeps('a gap: a pause while reading'))
-        s[base + at.BEAT_FAILED] = 0
+        s[base + at.BEAT_FAILED] = s[base + at.LATE] = 0
         added = 0
         if gap:
             settle = self.config.settle if self.keeps('settle after a gap') else 0
@@ -146,6 +149,8 @@ class Engines(statements.Statements):
         return ((not s[base + at.SEEN_WELL] and self.keeps('a gap: a look that failed'))
                 or (bool(s[base + at.BEAT_FAILED]) and self.keeps('a gap: an own beat that failed'))
                 or (s[base + at.SINCE_LOOK] > 1 + s[base + at.LOOK_AGE]
+                    and (s[base + at.LATE] or s[base + at.AGE] - s[base + at.LOOK_AGE]
+                         > self.config.longest_silence)
                     and self.keeps('a gap: an own pause')))
 
     def _follow(self, s: Frame, o: int, added: int, since: int) -> None:
@@ -226,12 +231,13 @@ class Engines(statements.Statements):
     def hold(self, s: Frame, e: int, lock: int, generation: int, tainted: int) -> None:
         """Take note that a lock is held, its work not yet begun."""
         held = self.at.held[e][lock]
-        s[held:held + at.TAINTED + 1] = bytes((generation, at.CLAIMED, 0, min(1, tainted)))
+        found = s[self.at.lock[lock] + at.RECORDED]
+        s[held:held + at.STEP + 1] = bytes((generation, at.CLAIMED, 0, min(1, tainted), found))
 
     def let_go(self, s: Frame, e: int, lock: int) -> None:
         """Forget a lock."""
         held = self.at.held[e][lock]
-        s[held:held + at.TAINTED + 1] = bytes(at.TAINTED + 1)
+        s[held:held + at.STEP + 1] = bytes(at.STEP + 1)
 
     def room(self, s: Frame, e: int) -> int:
         """Return how many more locks an engine may hold."""
@@ -269,6 +275,10 @@ class Engines(statements.Statements):
             return
         if done and not ends:
             s[held + at.UNSURE] = 0
+            if self.config.steps:
+                s[held + at.STEP] += 1
+                s[row + at.TOLD] = s[held + at.STEP]
+                self.tell('Recorded', lock, s[held + at.GENERATION], e, s[held + at.STEP])
             return
         after_all = (s[held + at.UNSURE]
                      and s[row + at.LOCK_GENERATION] == s[held + at.GENERATION]

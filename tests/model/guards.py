@@ -49,8 +49,8 @@ def _watched(**values: object) -> Config:
 
 
 # An observer is stopped while it reads, for longer than a read may last, and misses an outage.
-READING = _watched(workers=(), fence=1, lag=2, longest_read=1, skew=1, ticks=4, faults=5,
-                   order=('slow', 'look', 'outage', 'stop', 'slow'),
+READING = _watched(workers=(), fence=1, lag=2, longest_read=1, longest_silence=1, skew=1,
+                   ticks=4, faults=5, order=('slow', 'look', 'outage', 'stop', 'slow'),
                    budgets={'outage': 1, 'stop': 1, 'look': 1, 'slow': 2},
                    victims={'stop': (1,), 'slow': (0,), 'outage': (1,)})
 
@@ -96,6 +96,9 @@ GUARDS = (
           'An own beat fails in the same outage. It is for one that falls between two beats.'),
     Guard('a gap: an own beat that failed', _VIEW,
           _pair(workers=(), faults=1, budgets={'outage': 1}), 11),
+    Guard('a gap: an own beat that came late', '`membership.py` `_good`',
+          _pair(workers=(), long_fence=(1,), faults=2, skew=1, victims={'stop': (1,)},
+                budgets={'outage': 1, 'stop': 1}), 11),
     Guard('a gap: an own pause', _VIEW,
           _pair(workers=(), long_fence=(1,), faults=2, skew=1, victims={'stop': (1,)},
                 budgets={'outage': 1, 'stop': 1}), 11),
@@ -152,6 +155,8 @@ GUARDS = (
     Guard('generation in the takeover', _MOVE,
           _pair(ticks=0, faults=4, budgets={'crash': 1, 'unclear': 3}, owners=(-1,),
                 machines=_ONE_MACHINE, acquires=True), 2),
+    Guard('a record without a reply claims the lock from itself', '`work/native.py` `write`',
+          Config(**_ALONE, faults=1, budgets={'unclear': 1}, steps=2), 8),
     Guard('won counts only after COMMIT', '`work/native.py` `claim`',
           _pair(faults=2, budgets={'crash': 1, 'unclear': 1}, ticks=0,
                 machines=_ONE_MACHINE), 1),
@@ -247,6 +252,10 @@ OUTSIDE = {
         'Who leaves ends in one step of the model. Without it, an engine that waits to leave until '
         'a database comes back is ended by the kernel. It owns nothing by then, so nothing is '
         'lost; the others find it dead instead of left.',
+    'a pause is no gap while own beats go on (`detection.py` `View.look`)':
+        'In the model time passes only when each engine that is well has looked, so none pauses '
+        'its looks alone. Without it, the last engine of a fleet that takes over for seconds at a '
+        'time would never have seen for long enough to declare anybody.',
     'what runs already is not started again by a takeover (`work/native.py` `_start`)':
         'It takes a failover that undoes a takeover. The model has none that does: work would then '
         'go on under a lock that the table gives to another, which is what I1 forbids.',

@@ -50,20 +50,21 @@ BUDGET = {name: 3 + number for number, name in enumerate(BUDGETS)}
 # Of an engine.
 (PROCESS, STATE, AGE, CUT, BEAT, BEAT_AGE, ATTEMPTS, BEAT_FAILED, LOOK, LOOK_AGE, GOOD_START,
  GOOD, SETTLE, SEEN_WELL, SINCE_LOOK, CLEAN, OUTAGE_SEEN, PAUSED, UNWRITTEN, DECLARED,
- DISARMED) = range(21)
-_ENGINE = 21
+ DISARMED, LATE) = range(22)
+_ENGINE = 22
 # Of an engine about another.
 COUNT, WATCHED, READ, RIPE, KNOWN_ENDED, RELIEVED, SEEN_OLD = range(7)
 _PEER = 7
 # Of an engine about a lock.
-GENERATION, DOES, UNSURE, TAINTED = range(4)
-_HELD = 4
+GENERATION, DOES, UNSURE, TAINTED, STEP = range(5)
+_HELD = 5
 # Of a service row.
 ROW, ROW_COUNT, ROW_AGE, ENDED_AGE, MASS, JOURNAL, WATCHED_DEATH = range(7)
 _ROW = 7
 # Of a lock's row.
-STATUS, OWNER, LOCK_GENERATION, TAKEOVERS, DEATHS = range(5)
-_LOCK = 5
+STATUS, OWNER, LOCK_GENERATION, TAKEOVERS, DEATHS, RECORDED, TOLD = range(7)
+"""The last two: the progress that stands there, and the farthest that was answered for."""
+_LOCK = 7
 # Of a statement on its way.
 KIND, ACTOR, FIRST, SECOND, THIRD, FOUND_ALIVE = range(6)
 _MESSAGE = 6

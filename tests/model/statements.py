@@ -30,6 +30,8 @@ from tests.model.state import Frame
  JOURNAL) = range(1, 11)
 
 WATCHED, KERNEL = range(2)
+END = 255
+"""Stands for a step of progress where the work ends."""
 
 Fault = tuple[int, str]
 
@@ -98,12 +100,13 @@ class Statements:
         s[row + at.STATUS] = at.IN_PROGRESS
         s[row + at.OWNER] = actor + 1
         s[row + at.LOCK_GENERATION] += 1
-        s[row + at.TAKEOVERS] = s[row + at.DEATHS] = 0
+        s[row + at.TAKEOVERS:row + at.TOLD + 1] = bytes(4)
         self.tell('Owned', lock, s[row + at.LOCK_GENERATION], actor, None, 'acquire')
         return True
 
-    def _write(self, s: Frame, actor: int, lock: int, generation: int, ends: int,
+    def _write(self, s: Frame, actor: int, lock: int, generation: int, step: int,
                found_alive: bool) -> bool:
+        ends = step == END
         row = self.at.lock[lock]
         same = s[row + at.LOCK_GENERATION] == generation
         own = s[row + at.OWNER] == actor + 1
@@ -117,10 +120,14 @@ class Statements:
             self.broken(3, 'a write is committed by an engine that does not own the lock')
         else:
             self._acted(s, actor, found_alive, 'has written under a lock')
+        if not ends:
+            if step < s[row + at.TOLD]:
+                self.broken(8, 'progress is put back to what it was before')
+            s[row + at.RECORDED] = step
         if ends:
             s[row + at.STATUS] = at.COMPLETE
             s[row + at.OWNER] = 0
-        self.tell('Wrote', lock, generation, actor, 'complete' if ends else 'progress')
+        self.tell('Wrote', lock, generation, actor, 'complete' if ends else 'progress', step)
         return True
 
     def _declare(self, s: Frame, actor: int, other: int, count: int, evidence: int,
@@ -249,7 +256,7 @@ class Statements:
             self.broken(10, 'work is quarantined that was only beside the poison')
         s[row + at.STATUS] = at.QUARANTINED
         s[row + at.OWNER] = 0
-        self.tell('Wrote', lock, s[row + at.LOCK_GENERATION], actor, 'quarantine')
+        self.tell('Wrote', lock, s[row + at.LOCK_GENERATION], actor, 'quarantine', END)
         s[row + at.LOCK_GENERATION] += 1
 
     def _purge(self, s: Frame, actor: int, other: int, second: int, third: int,

@@ -87,7 +87,12 @@ def _event(config: Config, kind: str, values: Sequence[Any], now: float) -> even
             fields['how'] = rest[1]
         elif kind == 'Wrote':
             fields['what'] = rest[0]
+            fields['step'] = rest[1] if rest[0] == 'progress' and config.steps else None
         return make(at=now, **fields)
+    if kind == 'Recorded':
+        name, generation, engine, step = values
+        return make(at=now, lock=words.lock(name), generation=generation,
+                    engine=words.engine(engine), step=step)
     engine, *rest = values
     fields = {'engine': words.engine(engine)}
     if kind == 'Joined':

@@ -67,7 +67,8 @@ _WORLD = {
     ('step', '20'): 'the clock of the database is stepped forward',
     ('step', '-20'): 'the clock of the database is stepped back',
 }
-_LOCKS = {'call': '{0} acts outside the database for lock {1}',
+_LOCKS = {'lost': '{0} finds that lock {1} is not its own any more',
+          'call': '{0} acts outside the database for lock {1}',
           'gate': '{0} passes the gate, to work under lock {1}',
           'acquired': '{0} hears that it has acquired lock {1}'}
 _SENT = {
@@ -78,6 +79,7 @@ _SENT = {
     'take over': '{0} takes over from {1}',
 }
 _SENT_LOCKS = {
+    'renew': '{0}, which got no answer, claims lock {1} from itself',
     'reclaim': '{0} claims lock {1} from itself',
     'acquire': '{0} acquires lock {1}',
     'write': '{0} writes progress under lock {1}',

@@ -604,7 +604,9 @@ class World(Engines):
             self.call(s, e, lock)
             yield ('call', e, lock), s
             return
-        if does != at.ENDING and self.open(bytearray(state), e, 'the gate before work'):
+        recording = does == at.RUNS and state[held + at.UNSURE]
+        if does != at.ENDING and not recording and self.open(
+                bytearray(state), e, 'the gate before work'):
             s = bytearray(state)
             if does == at.CLAIMED:
                 self.tell('Started', lock, s[held], e)
@@ -614,7 +616,8 @@ class World(Engines):
             return
         if self.config.progress and does == at.RUNS:
             yield from self._writes(state, e, lock, statements.WRITE)
-        yield from self._writes(state, e, lock, statements.FINISH)
+        if not recording:
+            yield from self._writes(state, e, lock, statements.FINISH)
 
     def _acquires(self, state: bytes, e: int, lock: int) -> Iterator[Move]:
         row = self.at.lock[lock]
@@ -649,6 +652,29 @@ class World(Engines):
     def _writes(self, state: bytes, e: int, lock: int, kind: int) -> Iterator[Move]:
         held = self.at.held[e][lock]
         ends = kind == statements.FINISH
-        for how, s, done in self.send(state, kind, e, lock, state[held + at.GENERATION], ends):
+        if not ends and state[held + at.UNSURE] and self.keeps(
+                'a record without a reply claims the lock from itself'):
+            yield from self._renews(state, e, lock)
+            return
+        step = state[held + at.STEP] + 1 if self.config.steps else 0
+        if not ends and step > self.config.steps:
+            return
+        step = statements.END if ends else step
+        for how, s, done in self.send(state, kind, e, lock, state[held + at.GENERATION], step):
             self.wrote(s, e, lock, done, ends)
             yield ('finish' if ends else 'write', e, lock, how), s
+
+    def _renews(self, state: bytes, e: int, lock: int) -> Iterator[Move]:
+        """Claim a lock from itself, so that no copy of a write that had no answer fits it."""
+        row, held = self.at.lock[lock], self.at.held[e][lock]
+        generation = state[row + at.LOCK_GENERATION]
+        if state[row + at.OWNER] != e + 1:
+            s = bytearray(state)
+            self.let_go(s, e, lock)
+            yield ('lost', e, lock), s
+            return
+        for how, s, done in self.send(state, statements.RECLAIM, e, lock, generation):
+            if done:
+                s[held + at.GENERATION] = generation + 1
+                s[held + at.UNSURE] = 0
+            yield ('renew', e, lock, how), s

@@ -92,7 +92,7 @@ class Boy:
         self.tell('Started', step=begin, **whose())
         for step in range(begin, task.arguments['steps']):
             task.record({'step': step + 1, 'engine': self._engine_id, **whose()})
-            self.tell('Recorded', lock=task.name, step=step + 1)
+            self.tell('Recorded', step=step + 1, **whose())
             _pause(STEP_SECONDS)
             self.tell('Called', **whose())
         if task.arguments['end'] == 'fail':

@@ -28,7 +28,7 @@ PATIENT: dict[str, Any] = {'fence_time': 29.0, 'service_down_time': 48.0, 'stall
 HASTY: dict[str, Any] = {
     'report_interval': 2.0, 'fence_time': 17.8, 'service_down_time': 24.0, 'breaker_delay': 20.0}
 SLOW: dict[str, Any] = {
-    'report_interval': 10.0, 'fence_time': 27.0, 'service_down_time': 45.0}
+    'report_interval': 9.0, 'fence_time': 27.0, 'service_down_time': 47.5}
 KINDS: tuple[dict[str, Any], ...] = ({}, HASTY, PATIENT, SLOW)
 """Sets of options that are safe, alone and beside each other, as the defaults are."""
 

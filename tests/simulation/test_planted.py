@@ -55,8 +55,8 @@ class Bug:
     draw: Callable[[int], plans.Plan] = plans.draw
 
 
-def _no_gap(self: detection.View, started: float, returned: float, failures: int,
-            beaten: float) -> float:
+def _no_gap(self: detection.View, started: float, returned: float,
+            pulse: membership.Pulse) -> float:
     self._seen = self.at(started)
     self._started = started
     return self.at(returned)
@@ -224,7 +224,7 @@ BUGS = (
         replaced=((fence.Gate, 'held', property(lambda self: False)),)),
     Bug('a gate that no beat has opened is open', {6}, draw=_unclear_join,
         replaced=((fence.Gate, 'held', property(_open_before_the_first_beat)),)),
-    Bug('the kernel timer ends nobody', {6}, 265,
+    Bug('the kernel timer ends nobody', {6}, 75,
         replaced=((world.Timer, '_look', lambda self: None),)),
     Bug('nothing is claimed from itself', {8}, 32,
         replaced=((native.NativeWork, 'reclaim', lambda self: 0),)),
@@ -236,7 +236,7 @@ BUGS = (
         replaced=((conf, 'window_for', lambda fence_time: 0.0),)),
     Bug('who had nothing when he ended is never asked about again', {8}, draw=_late_locks,
         replaced=((takeover.Takeover, '_again', lambda self, ended, now: []),)),
-    Bug('poison is left by the quarantine alone', {10}, 118, draw=_poisons,
+    Bug('poison is left by the quarantine alone', {10}, 70, draw=_poisons,
         replaced=((rooms.Locks, 'take_over', _take_poison_too),)),
     Bug('a record without a reply is only sent again', {8}, draw=_records,
         replaced=((native.NativeWork, '_renewed', lambda self, task: task.row),)),

@@ -203,8 +203,10 @@ class Engine(Process):
             if outcome == 'poison':
                 self.end('crash')
                 scheduler.current().wait()
+            begun = self.hub.now
             task.record(step + 1)
-            self.world.tell(Recorded(at=self.hub.now, step=step + 1, **where))
+            self.world.tell(Recorded(at=self.hub.now, generation=task.generation, step=step + 1,
+                                     begun=begun, **where))
         if outcome == 'fail':
             raise ValueError(outcome)
         if outcome == 'release':

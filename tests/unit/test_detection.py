@@ -15,11 +15,13 @@
 import dataclasses
 import datetime
 import math
+from typing import Any
 
 import pytest
 
-from heat_liveness import conf, detection, errors
+from heat_liveness import conf, detection, errors, fence
 from heat_liveness import engine as engines
+from heat_liveness.membership import Pulse
 from tests.unit import fakes
 from tests.unit.fakes import SETTINGS, Fleet
 
@@ -217,7 +219,7 @@ def test_a_look_after_an_own_beat_that_failed_is_a_gap_in_the_view(fleet: Fleet)
     one = fleet.engines['a']
     one.observer.scan()
     seen = one.observer._view.at(fleet.clock.now())
-    one.membership.failures += 1
+    one.membership._failures += 1
     fleet.clock.forward(1)
     one.observer.scan()
     assert one.observer._view.at(fleet.clock.now()) == pytest.approx(seen, abs=.01)
@@ -497,10 +499,10 @@ def test_an_observer_looks_again_exactly_when_the_next_suspicion_ripens() -> Non
 def test_a_pause_inside_a_read_takes_nothing_from_the_watch_that_it_begins() -> None:
     """The next look is a gap, which gives nobody that time back."""
     view = detection.View(SETTINGS)
-    view.look(0, 0.1, 0)
-    assert view.look(1, 1.1, 0) == view.at(1.1)
-    assert view.look(2, 2.1 + 60, 0) == view.at(2)
-    assert view.look(62.2, 62.3, 0) == view.at(2)
+    view.look(0, 0.1, WELL)
+    assert view.look(1, 1.1, WELL) == view.at(1.1)
+    assert view.look(2, 2.1 + 60, WELL) == view.at(2)
+    assert view.look(62.2, 62.3, WELL) == view.at(2)
 
 
 
@@ -649,21 +651,25 @@ def test_without_a_proof_of_death_the_watch_decides(
 
 # The view.
 
+WELL = Pulse(last=-math.inf, failures=0, late=0)
+"""Of an engine whose beats have neither failed nor been late, nor said anything lately."""
+
+
 @pytest.fixture
 def view() -> detection.View:
     return detection.View(SETTINGS)
 
 
 def test_an_observer_that_has_just_started_has_seen_nothing(view: detection.View) -> None:
-    view.look(0, 0, 0)
+    view.look(0, 0, WELL)
     assert view.at(SETTINGS.settle) == 0
     assert view.at(SETTINGS.settle + 1) == pytest.approx(1)
 
 
-def look_until(view: detection.View, start: float, end: float, failures: int = 0) -> float:
+def look_until(view: detection.View, start: float, end: float, pulse: Pulse = WELL) -> float:
     time = start
     while time <= end:
-        view.look(time, time + .1, failures)
+        view.look(time, time + .1, pulse)
         time += 1
     return view.at(time - 1)
 
@@ -676,39 +682,81 @@ def test_time_of_good_view_is_counted(view: detection.View) -> None:
 def test_a_gap_and_the_settle_time_add_nothing_and_take_nothing_away(
         view: detection.View, gap: str) -> None:
     before = look_until(view, 0, 100)
-    failures, again = 0, 101.0
+    pulse, again = WELL, 101.0
     if gap == 'a failed look':
         view.lost()
     elif gap == 'a failed beat':
-        failures = 1
+        pulse = dataclasses.replace(WELL, failures=1)
     elif gap == 'a pause':
         again = 104.0
     else:
-        view.look(101, 111, 0)
+        view.look(101, 111, WELL)
         before = view.at(101)
         again = 112.0
-    view.look(again, again + .1, failures)
+    view.look(again, again + .1, pulse)
     assert view.at(again + SETTINGS.settle) == pytest.approx(before)
-    after = look_until(view, again + 1, again + 50, failures)
+    after = look_until(view, again + 1, again + 50, pulse)
     assert after == pytest.approx(before + 50 - SETTINGS.settle)
+
+
+@pytest.mark.parametrize(('last', 'late', 'is_gap'), [
+    (300 - 8.4, 0, False), (300 - 8.401, 0, True), (300, 0, False), (300, 1, True)])
+def test_a_pause_of_the_scanner_is_a_gap_unless_own_beats_went_on(
+        view: detection.View, last: float, late: int, is_gap: bool) -> None:
+    """One that came late may have gone past an outage."""
+    before = look_until(view, 0, 100)
+    view.look(300, 300, Pulse(last, 0, late))
+    assert view.at(300) == pytest.approx(before if is_gap else before + 200)
+
+
+def test_a_late_beat_is_no_gap_to_a_scanner_that_was_there_all_the_time(
+        view: detection.View) -> None:
+    """Or an engine whose beats are slow would be blind for good."""
+    before = look_until(view, 0, 100)
+    view.look(101, 101, dataclasses.replace(WELL, late=1))
+    assert view.at(101) == pytest.approx(before + 1)
+    view.look(150, 150, Pulse(150, 0, 1))
+    assert view.at(150) == pytest.approx(before + 50), 'it was known already'
+
+
+def test_a_beat_that_comes_while_an_observer_begins_to_look_hides_no_standstill(
+        fleet: Fleet) -> None:
+    """I11: a process that wakes beats on one thread, and looks on another."""
+    one = fleet.engines['a']
+    beats = [one.membership.beat]
+
+    class Waking(fence.Gate):
+        """Beats when it is asked for the first time."""
+
+        def __getattribute__(self, name: str) -> Any:
+            if name == 'last_good' and beats:
+                beats.pop()()
+            return super().__getattribute__(name)
+
+    fleet.run(60)
+    before = one.observer._view.at(fleet.clock.now())
+    fleet.clock.forward(15)
+    one.gate.__class__ = Waking
+    one.observer.scan()
+    assert one.observer._view.at(fleet.clock.now()) == pytest.approx(before, abs=3)
 
 
 def test_a_slow_read_is_not_a_gap(view: detection.View) -> None:
     before = look_until(view, 0, 100)
-    view.look(101, 109, 0)
-    view.look(110, 110.1, 0)
+    view.look(101, 109, WELL)
+    view.look(110, 110.1, WELL)
     assert view.at(110) == pytest.approx(before + 10)
 
 
 def test_a_look_after_the_longest_pause_is_no_gap_nor_is_the_longest_read(
         view: detection.View) -> None:
     """Two looks and a stall apart; as long as all timeouts of one read and a stall."""
-    assert view.look(100, 101, 0) == 0
-    assert view.look(104, 109, 0) == 0
-    assert view.look(112, 112, 0) == pytest.approx(2.1)
-    assert view.look(115, 124, 0) == pytest.approx(14.1)
-    assert view.look(127, 127, 0) == pytest.approx(17.1)
-    assert view.look(130.001, 131, 0) == pytest.approx(17.1), 'a gap'
+    assert view.look(100, 101, WELL) == 0
+    assert view.look(104, 109, WELL) == 0
+    assert view.look(112, 112, WELL) == pytest.approx(2.1)
+    assert view.look(115, 124, WELL) == pytest.approx(14.1)
+    assert view.look(127, 127, WELL) == pytest.approx(17.1)
+    assert view.look(130.001, 131, WELL) == pytest.approx(17.1), 'a gap'
     assert view.at(139.901) == pytest.approx(17.1)
-    assert view.look(133, 142.001, 0) == pytest.approx(17.1), 'a pause of our own'
+    assert view.look(133, 142.001, WELL) == pytest.approx(17.1), 'a pause of our own'
     assert view.at(142.901) == pytest.approx(20.1)

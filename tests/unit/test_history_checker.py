@@ -89,6 +89,11 @@ def started(at: float, engine: str = 'a', generation: int = 1, lock: str = 'x') 
     return Started(at=at, lock=lock, generation=generation, engine=engine)
 
 
+def recorded(at: float, engine: str = 'a', generation: int = 1, step: int = 2,
+             begun: float | None = None) -> Recorded:
+    return Recorded(at=at, lock='x', generation=generation, engine=engine, step=step, begun=begun)
+
+
 def found(*events: Event, rules: checker.Rules = RULES) -> set[int]:
     return {fault.invariant for fault in checker.check(events, rules)}
 
@@ -173,10 +178,16 @@ BAD: dict[str, Any] = {
     'a generation is started twice by one engine after it was given once': (
         9, acquired(), Undone(at=2, since=1.5), started(3), started(4)),
     'progress is lost': (
-        8, acquired(), Recorded(at=2, lock='x', engine='a', step=2),
+        8, acquired(), recorded(2),
         Started(at=40, lock='x', generation=2, engine='c', step=1)),
+    'a failover loses more than came after it': (
+        8, acquired(), recorded(2), Undone(at=9, since=5),
+        Started(at=40, lock='x', generation=2, engine='c', step=1)),
+    'progress is lost, of which somebody hears late that it was less before': (
+        8, acquired(), taken(3), recorded(4, 'b', 2), recorded(5, step=1),
+        Started(at=40, lock='x', generation=3, engine='c', step=1)),
     'progress is put back': (
-        8, acquired(), Recorded(at=2, lock='x', engine='a', step=2),
+        8, acquired(), recorded(2),
         Wrote(at=3, lock='x', generation=1, engine='a', what='progress', step=1)),
     'the work of the dead is overlooked': (8, *DEATH, Healed(at=50), beat(151, 'b')),
     'an owner does not run what it owns': (8, acquired(), Healed(at=50), beat(151, 'b')),
@@ -286,10 +297,16 @@ FINE: dict[str, tuple[Event, ...]] = {
         joined(), Killed(at=2, engine='a'), Healed(at=3), joined('o', 4), Left(at=4, engine='o'),
         joined('b', 70), declared(110), journalled(110)),
     'a failover may lose what was recorded': (
-        acquired(), Recorded(at=2, lock='x', engine='a', step=2), Undone(at=3, since=1.5),
+        acquired(), recorded(2), Undone(at=3, since=1.5),
         Started(at=40, lock='x', generation=1, engine='a', step=1)),
+    'a failover may lose what was recorded before it, though that is heard of after it': (
+        acquired(), Undone(at=3, since=1.5), recorded(4, begun=2),
+        Started(at=40, lock='x', generation=1, engine='a', step=1)),
+    'who hears late of what he has recorded says nothing of what came after': (
+        *DEATH, taken(43), wrote(45, 'complete', 'b', 2), acquired(46, engine='b', generation=3),
+        recorded(47), Started(at=48, lock='x', generation=3, engine='b', step=0)),
     'who acquires a lock anew begins at the beginning': (
-        acquired(), Recorded(at=2, lock='x', engine='a', step=2), wrote(3),
+        acquired(), recorded(2), wrote(3),
         acquired(4, generation=2), Started(at=5, lock='x', generation=2, engine='a', step=0)),
     'a death is undone, and found again': (
         *DEATH, taken(41), Undone(at=42, since=39), declared(70), journalled(70), taken(71)),

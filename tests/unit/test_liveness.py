@@ -451,6 +451,28 @@ def test_an_engine_that_is_not_done_in_time_leaves_and_ends(
     release.set()
 
 
+def test_an_engine_that_gave_up_and_hangs_in_its_last_words_is_ended_by_the_kernel(
+        make: Make) -> None:
+    live = started(make())
+    live.give_up('its time is over')
+    for thread in live._threads:
+        if thread.name in {'liveness-watchdog', 'liveness-heart'}:
+            thread.join(60)
+            assert not thread.is_alive(), 'it would move the timer on for good'
+    assert live.membership._timer.due is not None  # type: ignore[attr-defined]
+
+
+def test_who_has_not_joined_does_not_say_that_he_leaves(
+        make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row under its engine_id, if there is one, is another's."""
+    live = make()
+    said: list[str] = []
+    monkeypatch.setattr(live.membership._members, 'leave', said.append)
+    live.give_up('its time is over')
+    live.stop()
+    assert said == []
+
+
 def test_an_engine_that_gives_up_while_it_holds_is_not_ended_before_it_has_left(
         make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     live = started(make())

@@ -15,6 +15,7 @@
 import dataclasses
 import logging
 import random
+from typing import Any
 
 import pytest
 
@@ -180,14 +181,46 @@ def test_an_engine_whose_id_is_another_process_ends_and_touches_nothing(
     other = dataclasses.replace(one.identity, process=fakes.process(pid=77), hostname='h2')
     table.insert(other, 4, 20)
     before = table.rows['me']
-    with pytest.raises(errors.EngineDead, match='^Engine me is not the only one of that engine_id: '
-                       'the process 77 on h2 has joined under it; it ends, and its supervisor '
-                       r'starts a new one\.$'):
+    with pytest.raises(errors.EngineDead, match='^Engine me finds a row under its engine_id '
+                       'that is not its own, but of the process 77 on h2; it ends, and its '
+                       r'supervisor starts a new one\.$'):
         one.membership.join()
     assert table.rows['me'] == before
     assert one.membership.state is State.NEW, 'it must not say that the other has left'
     with pytest.raises(errors.EngineDead):
         one.gate.check()
+
+
+def test_an_engine_that_cannot_see_whose_row_it_finds_has_not_joined(
+        table: fakes.Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It must say of nobody that he leaves, and the kernel need not end it."""
+    one = fakes.Engine('me', table)
+    table.insert(one.identity, 4, 20)
+
+    def fail(engine_id: str) -> None:
+        raise AWAY
+
+    monkeypatch.setattr(table, 'read', fail)
+    with pytest.raises(errors.DatabaseError):
+        one.membership.join()
+    assert one.membership.state is State.NEW
+    assert one.timer.due is None
+
+
+def test_an_engine_whose_removed_row_another_process_has_written_ends(
+        engine: fakes.Engine, table: fakes.Table) -> None:
+    """I5: whether it sees that before it writes its own again, or by that."""
+    other = dataclasses.replace(engine.identity, process=fakes.process(pid=77))
+    insert = table.insert
+    table.remove('me')
+
+    def too_late(*arguments: Any) -> None:
+        insert(other, 4, 20)
+        insert(*arguments)
+
+    table.insert = too_late  # type: ignore[method-assign]
+    assert ends(engine).startswith('Engine me finds a row under its engine_id that is not its own')
+    assert table.rows['me'].process.pid == 77
 
 
 def test_a_beat_raises_the_count_and_comes_again_after_the_interval(
@@ -245,7 +278,7 @@ def test_a_beat_that_fails_is_tried_again_soon_and_kills_nobody(
     table.error = AWAY
     for _ in range(5):
         assert engine.membership.beat() == SETTINGS.beat_retry
-    assert engine.membership.failures == 5
+    assert engine.membership.pulse.failures == 5
     assert levels(caplog) == [logging.WARNING]
     assert str(AWAY) in caplog.text
     table.error = None
@@ -332,7 +365,7 @@ def test_a_beat_that_fails_for_whatever_reason_is_a_gap_in_the_view(
     for failures in (1, 2):
         with pytest.raises(ZeroDivisionError):
             engine.membership.beat()
-        assert engine.membership.failures == failures
+        assert engine.membership.pulse.failures == failures
 
 
 def test_a_row_written_again_has_a_count_that_nobody_has_seen(
@@ -377,7 +410,7 @@ def test_a_failing_health_check_withholds_the_beats_and_says_so_once(
     for _ in range(3):
         assert engine.membership.beat() == SETTINGS.beat_retry
     assert table.rows['me'].report_count == 0
-    assert engine.membership.failures == 0
+    assert engine.membership.pulse.failures == 0
     assert levels(caplog) == [logging.WARNING]
     assert 'withholds its beats: its workers are stuck' in caplog.text
     complaint[0] = None

@@ -829,6 +829,80 @@ def test_what_runs_here_does_not_hide_a_stray(
     assert node.work.reclaim() == 1
 
 
+def test_what_a_handler_found_recorded_does_not_change_while_it_runs(
+        node: Node, locks: Locks) -> None:
+    task = node.work.acquire('x', 'wait')
+    task.record(1)
+    Faults(node.work._locks, 'write', UNCLEAR, 1, after=True)
+    task.record(2)
+    assert task.progress is None
+    assert (task.generation, locks.find('x').progress) == (2, 2)  # type: ignore[union-attr]
+
+
+def test_two_threads_of_a_handler_record_one_after_the_other(node: Node, locks: Locks) -> None:
+    """I9: or one takes the lock of the other for lost, which claims it from itself meanwhile."""
+    task = node.work.acquire('x', 'wait')
+    write = node.work._locks.write
+    begun, met, claimed = threading.Event(), threading.Event(), threading.Event()
+
+    def meet(row: HeldLock, **values: Any) -> bool:
+        if values['progress'] == 'b':
+            met.set()
+            claimed.wait(60)
+        elif not begun.is_set():
+            begun.set()
+            # They meet here, if both may write at once.
+            met.wait(.5)
+            raise UNCLEAR
+        else:
+            claimed.set()
+        return write(row, **values)
+
+    node.work._locks.write = meet  # type: ignore[method-assign]
+
+    def other() -> None:
+        begun.wait(60)
+        task.record('b')
+
+    with futures.ThreadPoolExecutor(1) as pool:
+        done = pool.submit(other)
+        task.record('a')
+        done.result(60)
+    assert not node.work.doubts
+    lock = locks.find('x')
+    assert lock is not None
+    assert (lock.progress, lock.generation) == ('b', task.generation)
+
+
+def test_a_claim_from_itself_that_lands_late_loses_no_lock(node: Node, locks: Locks) -> None:
+    """It lands between the look at the lock and the next claim."""
+    task = node.work.acquire('x', 'wait')
+    Faults(node.work._locks, 'write', UNCLEAR, 1, after=False)
+    reclaim = node.work._locks.reclaim
+    late: list[Any] = []
+
+    def land_late(rows: Sequence[HeldLock], engine_id: str) -> list[HeldLock]:
+        if not late:
+            late.append(rows)
+            raise UNCLEAR
+        if len(late) == 1:
+            late.append(reclaim(late[0], engine_id))
+        return reclaim(rows, engine_id)
+
+    node.work._locks.reclaim = land_late  # type: ignore[method-assign]
+    task.record('a')
+    assert (task.generation, locks.find('x').progress) == (3, 'a')  # type: ignore[union-attr]
+
+
+def test_an_engine_that_dies_while_it_claims_from_itself_is_told_so(
+        node: Node, locks: Locks) -> None:
+    task = node.work.acquire('x', 'wait')
+    Faults(node.work._locks, 'write', UNCLEAR, 1, after=False)
+    node.die()
+    with pytest.raises(errors.LockLost, match='is not alive any more'):
+        task.record('a')
+
+
 def test_a_reclaim_without_a_reply_is_made_again(
         node: Node, locks: Locks, handlers: Handlers) -> None:
     Faults(node.work._locks, 'acquire', UNCLEAR, 1, after=True)
