@@ -52,7 +52,6 @@ from heat_liveness import errors
 
 _DRIVERS = {'mysql': 'mysql+pymysql', 'mariadb': 'mariadb+pymysql',
             'postgresql': 'postgresql+psycopg', 'sqlite': 'sqlite+pysqlite'}
-_SQLITE_BUSY_SECONDS = 5.0
 _IDLE_SECONDS = 10
 """How long a server waits for the next statement of a transaction.
 
@@ -202,7 +201,7 @@ class Database:
                     'options': f'-c lock_timeout={self._lock_wait}s '
                                f'-c idle_in_transaction_session_timeout={_IDLE_SECONDS}s '
                                f'-c default_transaction_isolation=read\\ committed'}
-        return {'timeout': max(_SQLITE_BUSY_SECONDS, self._read_timeout)}
+        return {'timeout': self._read_timeout}
 
     def _set_up_mysql(self, connection: Any, record: object) -> None:
         with connection.cursor() as cursor:

@@ -218,3 +218,11 @@ def test_an_error_that_wraps_itself_ends() -> None:
     error = db_exception.DBError()
     error.inner_exception = error
     assert database.sentence(error).endswith('.')
+
+
+def test_sqlite_waits_for_its_lock_as_long_as_a_read_may_take(tmp_path: pathlib.Path) -> None:
+    """I11: what tells an outage from a death reckons with that."""
+    database = Database(f'sqlite:///{tmp_path}/x.sqlite', read_timeout=.7)
+    with database.autocommit() as connection:
+        assert connection.exec_driver_sql('PRAGMA busy_timeout').scalar() == 700
+    database.close()
