@@ -12,6 +12,7 @@
 
 """Which URLs are taken, and what an error of a driver means."""
 
+import pathlib
 import sqlite3
 from typing import Any
 
