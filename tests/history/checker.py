@@ -430,10 +430,13 @@ def _progress_stays(events: Sequence[Event], rules: Rules) -> Iterator[str]:
             generations[event.lock] = event.generation
             if event.how == 'acquire':
                 recorded.pop(event.lock, None)
+        elif (isinstance(event, Recorded | Started | Wrote)
+              and event.generation < generations[event.lock]):
+            # Who hears late of what he has recorded, or acquired, says nothing of what others have
+            # recorded since then; whether he may go on at all is asked elsewhere.
+            continue
         elif isinstance(event, Recorded):
-            # Who hears late of what he has recorded says nothing of what others have since then.
-            if event.generation >= generations[event.lock] and (
-                    event.begun is None or event.begun > undone):
+            if event.begun is None or event.begun > undone:
                 recorded[event.lock] = event
         elif isinstance(event, Started | Wrote) and event.step is not None:
             last = recorded.get(event.lock)

@@ -305,6 +305,10 @@ FINE: dict[str, tuple[Event, ...]] = {
     'who hears late of what he has recorded says nothing of what came after': (
         *DEATH, taken(43), wrote(45, 'complete', 'b', 2), acquired(46, engine='b', generation=3),
         recorded(47), Started(at=48, lock='x', generation=3, engine='b', step=0)),
+    'who was robbed before he began finds what he acquired': (
+        joined('a'), joined('b'), beat(2), acquired(3), Paused(at=4, engine='a'), declared(40),
+        journalled(40), taken(43), recorded(44, 'b', 2), Resumed(at=45, engine='a'),
+        Started(at=45, lock='x', generation=1, engine='a', step=0)),
     'who acquires a lock anew begins at the beginning': (
         acquired(), recorded(2), wrote(3),
         acquired(4, generation=2), Started(at=5, lock='x', generation=2, engine='a', step=0)),
