@@ -34,6 +34,9 @@ D         death to declaration                                   service_down_ti
 * safety: ``W (1 - rho) > (F + k)(1 + rho) + 1``: whoever is declared dead has held since;
 * the fence is not in vain: ``F >= j·r + S + p + tc + 2·tr + g``: no engine holds because
   of a stall that a well database or a busy interpreter may have;
+* an outage is no death: ``D >= j·r + p + tc + 2·tr + g + max(j·r + tr + g, tc + 2·tr + g)``: the
+  last is the longest outage that an observer cannot notice, between two of its own beats or
+  within one read; the rest is how long those who live then need to get through;
 * a window is made of several looks: ``scan_interval <= D / 4``;
 * what is forgotten is past: ``purge_after >= 50 + 10·D``, 50 s being how long a
   transaction may wait for a lock.
@@ -256,10 +259,11 @@ class Settings:
                 + self.longest_read)
 
     @property
-    def shortest_window(self) -> float:
-        """The least window (W) that no outage exceeds which an observer cannot have noticed.
+    def longest_lull(self) -> float:
+        """How long a living engine may seem silent for an outage that an observer cannot notice.
 
-        Such a one lies between two of its own beats, or within one of its reads.
+        Such a one lies between two of the observer's own beats, or within one of its reads; then the
+        engine still has to get through.
         """
         return (self.shortest_fence - self.database_stall_time
                 + max(self.longest_silence, self.longest_read))
@@ -293,10 +297,9 @@ class Settings:
                 f'set fence_time to {_up(self.shortest_fence):g} or more.')
         # What follows is measured against the value just proposed, so that all of them do.
         fence = _up(self.shortest_fence) if found else self.fence_time
-        window = max(window_for(fence + self.asked_fence_time - self.fence_time),
-                     self.shortest_window)
-        down = _up(self.candidate_age + window + 0.05)
-        if self.window <= window:
+        window = window_for(fence + self.asked_fence_time - self.fence_time)
+        down = _up(max(self.candidate_age + window + 0.05, self.longest_lull))
+        if self.window <= window or self.service_down_time < self.longest_lull:
             found.append(
                 f'service_down_time is {self.service_down_time:g} s, so an engine could be '
                 f'declared dead before it holds (fence_time {fence:g} s), or for an outage of the '

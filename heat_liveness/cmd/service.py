@@ -117,7 +117,7 @@ def _landing_seconds(settings: Settings) -> float:
 def _why(row: ServiceRow, settings: Settings) -> str:
     if row.ended_seconds is None:
         return ('nobody has written down when it ended; engines remove it after purge_after, by '
-                'its last beat')
+                'its last beat, if it has one')
     ago, landing = _ended_seconds(row), _landing_seconds(settings)
     if ago < landing:
         return (f'it ended {max(0.0, ago):.0f} s ago, and for {landing:g} s a statement that it '
