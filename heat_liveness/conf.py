@@ -262,8 +262,8 @@ class Settings:
     def longest_lull(self) -> float:
         """How long a living engine may seem silent for an outage that an observer cannot notice.
 
-        Such a one lies between two of the observer's own beats, or within one of its reads; then the
-        engine still has to get through.
+        Such a one lies between two of the observer's own beats, or within one of its reads; then
+        the engine still has to get through.
         """
         return (self.shortest_fence - self.database_stall_time
                 + max(self.longest_silence, self.longest_read))
