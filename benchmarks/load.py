@@ -406,7 +406,7 @@ def _watch(url: str, load: Load, observers: int) -> _Watch:
     good = [each.observer._view.at(ended) / (ended - began) for each in watching]
     for each in watching:
         each.stop()
-    return _Watch(sum(each.membership.failures for each in watching), good, busy_seconds)
+    return _Watch(sum(each.membership.pulse.failures for each in watching), good, busy_seconds)
 
 
 # ---- the run, and what came of it ----------------------------------------------------------
