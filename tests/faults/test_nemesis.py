@@ -87,7 +87,7 @@ def figures(history: Sequence[events.Event],
         'deaths declared': sum(isinstance(event, events.Declared) for event in history),
         'takeovers': sum(isinstance(event, events.Owned) and event.how == 'takeover'
                          for event in history),
-        'false deaths': broken[5],
+        'false deaths': broken[5] + broken[11],
         'lost': len(unfinished(history)) + broken[8],
         'doubles': broken[1] + broken[2] + broken[9],
         'zombie writes': broken[3],
