@@ -190,7 +190,6 @@ class Membership:
         self._obey(row)
         self.state = State.JOINING
         if not self._beat_once():
-            self._obey(self._members.read(self.identity.engine_id))
             raise errors.DatabaseError(
                 f'The database has a row of engine {self.identity.engine_id}, and yet no beat '
                 f'finds it: a node of it is behind, or somebody removes rows.')

@@ -393,6 +393,31 @@ def test_a_beat_that_changed_no_row_of_a_live_engine_is_made_again(
     assert table.rows['me'].report_count == 1
 
 
+def test_the_pulse_tells_how_the_beats_have_been(
+        engine: fakes.Engine, table: fakes.Table, clock: fakes.Clock) -> None:
+    """I11: what an observer asks after a pause; a first beat is not late, however long after."""
+    pulse = engine.membership.pulse
+    assert (pulse.failures, pulse.late) == (0, 0)
+    assert pulse.last == engine.gate.last_good < clock.now()
+    for seconds, late in ((SETTINGS.longest_silence - .1, 0), (SETTINGS.longest_silence + .1, 1),
+                          (1000, 2)):
+        clock.forward(seconds)
+        before = clock.now()
+        engine.membership.beat()
+        assert engine.membership.pulse.late == late
+        assert engine.membership.pulse.last >= before
+    table.error = AWAY
+    engine.membership.beat()
+    assert engine.membership.pulse.failures == 1
+
+
+def test_an_engine_that_holds_and_was_declared_dead_says_who_did(
+        engine: fakes.Engine, table: fakes.Table, clock: fakes.Clock) -> None:
+    clock.forward(SETTINGS.fence_time)
+    table.end('me')
+    assert ends(engine).startswith('Engine me was declared dead by another')
+
+
 def test_an_engine_without_a_row_that_may_be_called_dead_ends(
         engine: fakes.Engine, table: fakes.Table, clock: fakes.Clock) -> None:
     """I7: it cannot know whether it was declared dead and then forgotten."""
