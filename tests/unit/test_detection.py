@@ -709,6 +709,13 @@ def test_a_pause_of_the_scanner_is_a_gap_unless_own_beats_went_on(
     assert view.at(300) == pytest.approx(before if is_gap else before + 200)
 
 
+def test_a_pause_is_a_gap_by_the_interval_between_two_looks() -> None:
+    view = detection.View(dataclasses.replace(SETTINGS, scan_interval=3))
+    before = [view.look(time, time, WELL) for time in (100, 103, 106, 109, 112)][-1]
+    assert view.look(119, 119, WELL) == pytest.approx(before + 7)
+    assert view.look(126.1, 126.1, WELL) == pytest.approx(before + 7), 'a gap'
+
+
 def test_a_late_beat_is_no_gap_to_a_scanner_that_was_there_all_the_time(
         view: detection.View) -> None:
     """Or an engine whose beats are slow would be blind for good."""
