@@ -15,7 +15,8 @@
 **Join.**  The row of a new engine is written before any work can reach it, with its own
 ``fence_time``, so that every observer's window fits this engine, whatever the observer's
 own options say.  While it is unknown whether the row is there, the gate is shut: the others may
-see an engine that does not beat.
+see an engine that does not beat.  A row that is there already is its own if it names its process;
+otherwise the engine ends, and touches nothing.
 
 **Beat.**  One statement raises a count and writes the database's time.  It changes a row
 only while that row is alive, so a beat can never raise the dead.  What its outcome means:
