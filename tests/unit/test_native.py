@@ -822,7 +822,7 @@ def test_what_runs_here_does_not_hide_a_stray(
     search = node.work._locks.search
     # So many fewer as there are none here.
     monkeypatch.setattr(node.work._locks, 'search', lambda limit=MOST_ROWS, **named: search(
-        limit=limit - MOST_ROWS + 1, **named))
+        limit=max(0, limit - MOST_ROWS + 1), **named))
     for name in ('x', 'y'):
         node.work.acquire(name, 'wait')
     locks.acquire('z', 'wait', None, 'me')
