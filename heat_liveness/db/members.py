@@ -320,11 +320,14 @@ class Members:
     def machines(self, observer: engines.Identity, within: float) -> tuple[set[str], set[str]]:
         """Return all machines, and those that lost an engine to a watch within ``within`` seconds.
 
-        The breaker asks this before a declaration, not at each look: it reads all live rows.
+        The breaker asks this before a declaration, not at each look: it reads all live rows.  A
+        death in the future is as old as it is far: after a step of the clock all that went before
+        would be recent until the clock has come there, and nobody be blamed for so long.
         """
         columns = (_t.c.boot_id, _t.c.hostname, _t.c.state)
         recent = sa.and_(_t.c.state == 'dead', _t.c.evidence == 'watched',
-                         _t.c.declared_at > times.ago(sa.literal(within, sa.Float())))
+                         _t.c.declared_at > times.ago(sa.literal(within, sa.Float())),
+                         _t.c.declared_at < times.ago(sa.literal(-within, sa.Float())))
         statement = sa.select(*columns).distinct().where(
             _t.c.binary == observer.binary, _t.c.topic == observer.topic,
             sa.or_(_t.c.state.in_(models.LIVE), recent))

@@ -308,6 +308,11 @@ def test_the_machines_are_counted_with_those_lost_to_a_watch(bed: Bed) -> None:
     bed.members.leave('e4')
     bed.kill('e5')
     bed.shift(models.service, 'declared_at', 1000, engine_id='e5')
+    # I10: a clock was set back since; all that poison kills would be a mass death for so long.
+    bed.engine('e7', boot_id='i')
+    bed.kill('e7')
+    bed.shift(models.service, 'declared_at', -1000, engine_id='e7')
+    bed.shift(models.service, 'declared_at', -100, engine_id='e3')
     assert bed.members.declare(bed.row('e6'), 'me', 'kernel', mass=False, detail={})
     machines, lost = bed.members.machines(bed.identity('me'), 500)
     assert machines == {'a', 'b', 'c', 'host.domain'}

@@ -219,7 +219,8 @@ class Members:
             every = set()
             for row in tx.all('service'):
                 recent = (row.state == 'dead' and row.evidence == 'watched'
-                          and row.declared_at is not None and row.declared_at > tx.time() - within)
+                          and row.declared_at is not None
+                          and abs(row.declared_at - tx.time()) < within)
                 if row.is_peer(observer) and (row.state in _LIVE or recent):
                     machine = row.identity.process.boot_id or row.identity.hostname
                     every.add(machine)
