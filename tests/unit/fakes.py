@@ -181,7 +181,7 @@ class Table:
         self._begin()
         lost = {row.machine for row in self.rows.values()
                 if row.state == 'dead' and row.evidence == 'watched'
-                and self.time - self.declared[row.engine_id] < within}
+                and abs(self.time - self.declared[row.engine_id]) < within}
         return {row.machine for row in self.rows.values() if row.live} | lost, lost
 
     def declare(self, row: ServiceRow, observer_id: str, evidence: str, mass: bool,
