@@ -27,9 +27,10 @@ and the settle time after it add nothing, and take nothing away: all get the tim
 first.  So a flapping database delays a verdict; it prevents one only while it is away again
 each time before the settle time and a look are over.  A slow read is not a gap, nor is a
 pause of the scanner alone, as when it takes over for long: own beats that go on, none of
-them late, tell that process and database are there.  A count that changed, downwards too (a failover that lost
-commits), starts afresh.  So outages, stepped clocks and sleeping observers can delay a
-verdict and never forge one; and an observer that has just started has seen nothing yet.
+them late, tell that process and database are there.  A count that changed, downwards too (a
+failover that lost commits), starts afresh.  So outages, stepped clocks and sleeping
+observers can delay a verdict and never forge one; and an observer that has just started
+has seen nothing yet.
 
 **Proof.**  On a shared machine the kernel settles it at once; see :func:`engine.prove`.
 
